@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// adamw_step: one fused pass of AdamW over every tensor of a model, ages looked up per weight.
+#pragma once
+
+#include "kernels/types.h"
+
+namespace smet::kernels {
+
+// One row per birth cohort, computed by the host in double for the current step (method.md, "Ages cost one
+// byte"):
+//   a = age of the cohort, lr_w = lr * density^-p * warm(a)
+struct CohortRow {
+  double decay;      // 1 - lr_w * weight_decay (decoupled decay), else 1
+  double step_size;  // lr_w / (1 - beta1^a)
+  double bc2_sqrt;   // sqrt(1 - beta2^a)
+};
+
+// For every element i, with row = cohorts[cohort ? cohort[i] : 0], in this order (torch's single-tensor
+// Adam):
+//   g     = (maximize ? -grad : grad) + l2 * param              l2 != 0 is coupled decay (Adam, not AdamW)
+//   param = param * row.decay
+//   m     = m + (g - m) * (1 - beta1)
+//   v     = v * beta2 + g * g * (1 - beta2)
+//   param = param - row.step_size * (m / (sqrt(v) / row.bc2_sqrt + eps))
+// The compute type is f64 for f64 params, else f32; each operation above is rounded on its own (no FMA), so
+// all instruction sets give the same bits. Moments have the compute type. bf16 params with
+// stochastic_rounding: the fp32 result x becomes the upper or lower bf16 neighbour with probability by
+// distance: bf16((bits(x) + (hash32(key, i) & 0xffff)) >> 16), key = rounding_key of the tensor; non-finite x
+// is rounded to nearest instead. Otherwise rounding is to nearest even.
+struct AdamWTensor {
+  void* param;
+  const void* grad;
+  void* exp_avg;
+  void* exp_avg_sq;
+  const std::uint8_t* cohort;  // null: row 0 for every element
+  std::int64_t size;
+  DType param_dtype;
+  DType grad_dtype;  // equal to param_dtype
+  const CohortRow* cohorts;
+  std::int64_t cohort_rows;  // every id in `cohort` is below it
+  double beta1, beta2, eps, l2;
+  bool maximize;
+  bool stochastic_rounding;
+  std::uint64_t rounding_key;
+};
+
+struct AdamWStepArgs {
+  const AdamWTensor* tensors;
+  std::int64_t count;
+};
+
+// Index of the first tensor whose gradient holds NaN or infinity, or -1.
+struct Buffer {
+  const void* data;
+  std::int64_t size;
+  DType dtype;
+};
+
+namespace reference {
+Status adamw_step(const Executor& executor, const AdamWStepArgs& args);
+std::int64_t first_nonfinite(const Executor& executor, const Buffer* buffers, std::int64_t count);
+}  // namespace reference
+namespace cpu {
+Status adamw_step(const Executor& executor, const AdamWStepArgs& args);
+std::int64_t first_nonfinite(const Executor& executor, const Buffer* buffers, std::int64_t count);
+}  // namespace cpu
+
+}  // namespace smet::kernels

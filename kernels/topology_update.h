@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// topology_update: prune the k lowest scores, grow k positions, re-lay out everything that is stored per
+// weight.
+#pragma once
+
+#include "kernels/keyed_draws.h"
+
+namespace smet::kernels {
+
+// How a score orders: smaller is pruned first. `magnitude` orders by |score|, `signed_value` by score.
+// NaN comes before every number. Equal scores: the smaller flat position first.
+enum class ScoreOrder : std::uint8_t { magnitude, signed_value };
+
+// keep[r][w] = mask bits less the k active positions that come first in (score, flat position).
+// The scores are packed like values. Histogram of the 12 leading bits of the order-preserving integer key,
+// then nth_element inside the one crossing bucket. *nan_count = number of NaN scores.
+struct SelectKeepArgs {
+  Pattern pattern;
+  const void* score;  // [nnz]
+  DType score_dtype;
+  ScoreOrder order;
+  std::int64_t k;       // 0 <= k <= nnz
+  std::uint32_t* keep;  // [rows, words_per_row(cols)]
+  std::int64_t* nan_count;
+};
+
+// Moves one per-weight array from the old topology to the new one: survivors (set in both masks) keep their
+// bits, newborns (set in new_mask alone) get `fill` (element_bytes bytes). `destination` is not `source`.
+struct RelayoutArgs {
+  Pattern old_pattern;
+  Pattern new_pattern;         // same rows and cols
+  const void* source;          // [old nnz]
+  void* destination;           // [new nnz]
+  std::int64_t element_bytes;  // 1, 2, 4 or 8
+  const void* fill;
+};
+
+// The same for the cohort ids: newborns get `newborn`, and survivors that carry the id being recycled become
+// `mature` (id 0) first. died[id] counts the pruned weights of each id before recycling.
+struct RelayoutCohortArgs {
+  Pattern old_pattern;
+  Pattern new_pattern;
+  const std::uint8_t* source;
+  std::uint8_t* destination;
+  std::uint8_t newborn;
+  std::int64_t* died;  // [256], overwritten
+};
+
+namespace reference {
+Status select_keep(const Executor& executor, const SelectKeepArgs& args);
+Status relayout(const Executor& executor, const RelayoutArgs& args);
+Status relayout_cohort(const Executor& executor, const RelayoutCohortArgs& args);
+}  // namespace reference
+namespace cpu {
+Status select_keep(const Executor& executor, const SelectKeepArgs& args);
+Status relayout(const Executor& executor, const RelayoutArgs& args);
+Status relayout_cohort(const Executor& executor, const RelayoutCohortArgs& args);
+}  // namespace cpu
+
+}  // namespace smet::kernels

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Types shared by every kernel: dtype tags, the packed layout, the executor. No torch header is ever included
+// below kernels/: a kernel sees raw pointers, sizes and a way to run independent chunks.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace smet::kernels {
+
+// Element type of a values, gradient or dense buffer. bf16 and fp16 are storage: arithmetic is fp32.
+enum class DType : std::uint8_t { f32, f64, bf16, f16 };
+
+// Bytes of one element.
+constexpr std::int64_t element_size(DType dtype) {
+  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+}
+
+// What a kernel reports; operators turn it into an exception that names the layer. Kernels never print or
+// exit.
+enum class Status : std::uint8_t {
+  ok,
+  unsupported_dtype,  // this combination of dtypes has no instantiation
+  out_of_memory,      // scratch could not be allocated; nothing was written
+  too_many_active,    // more than 2^31 - 1 active weights in one layer
+};
+
+// Columns covered by one mask word and by one entry of `rank`.
+inline constexpr std::int64_t kWordColumns = 32;
+inline constexpr std::int64_t kSegmentColumns = 1024;
+inline constexpr std::int64_t kSegmentWords = kSegmentColumns / kWordColumns;
+
+constexpr std::int64_t words_per_row(std::int64_t cols) {
+  return (cols + kWordColumns - 1) / kWordColumns;
+}
+constexpr std::int64_t segments_per_row(std::int64_t cols) {
+  return (cols + kSegmentColumns - 1) / kSegmentColumns;
+}
+
+// Positions of one layer's active weights, [rows, cols] = [out_features, in_features].
+//   mask [rows, words_per_row(cols)]     bit c % 32 of word c / 32 is 1 where (row, c) is active; pad bits
+//   are 0 rank [rows, segments_per_row(cols)]  index into `values` of the first active weight of each
+//   1,024-column
+//                                        segment (of the next active weight where the segment is empty)
+// `values` hold the active weights in canonical order: row-major by position.
+struct Pattern {
+  const std::uint32_t* mask;
+  const std::int32_t* rank;
+  std::int64_t rows;
+  std::int64_t cols;
+  std::int64_t nnz;
+};
+
+// Runs body(chunk) for every chunk in [0, chunks), in any order, on any number of threads, and returns when
+// all are done. Kernels cut work into chunks whose bounds depend on sizes alone, never on the number of
+// threads, so their results do not either. `context` is handed to the body. The operators' executor wraps
+// at::parallel_for; tests bring their own with 1, 2 and 7 std::threads.
+struct Executor {
+  using Body = void (*)(void* context, std::int64_t chunk);
+  void (*run)(std::int64_t chunks, Body body, void* context);
+};
+
+// executor.run for a callable: for_chunks(executor, n, [&](std::int64_t chunk) { ... }).
+template <typename F>
+void for_chunks(const Executor& executor, std::int64_t chunks, F&& body) {
+  if (chunks <= 0) return;
+  using Callable = std::remove_reference_t<F>;
+  executor.run(
+      chunks, [](void* context, std::int64_t chunk) { (*static_cast<Callable*>(context))(chunk); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+}  // namespace smet::kernels
