@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#define SMET_VERSION_MAJOR 0
+#define SMET_VERSION_MINOR 1
+#define SMET_VERSION_PATCH 0
+
+namespace smet {
+
+// "MAJOR.MINOR.PATCH" of the library that is linked (the macros are those it was compiled against).
+const char* version();
+
+}  // namespace smet
