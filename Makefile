@@ -1,43 +1,48 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# Everything a fresh machine needs: `make demo` and `make test`. Nothing is done twice: .venv/deps and build/stamp
-# are remade only when what they come from changes.
+# Everything a fresh machine needs: `make demo` and `make test`. Nothing is done twice: each stamp is remade only when
+# what it comes from changes. `make demo` needs a C++ compiler and python3; the C++ tests need GoogleTest too.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip
 JOBS ?= 2
-CMAKE_DEFINES := -Ccmake.define.SMET_BUILD_TESTS=ON -Ccmake.define.SMET_BUILD_BENCHMARKS=ON
-
-SOURCES := $(shell find CMakeLists.txt pyproject.toml cmake include src kernels python/bindings tests/cpp benchmarks -type f 2>/dev/null)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := $(shell find CMakeLists.txt pyproject.toml cmake include src kernels python/bindings -type f)
+TEST_SOURCES := $(shell find tests/cpp benchmarks -type f)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
 .PHONY: demo test build lint bench clean
 
-$(VENV)/deps: pyproject.toml scripts/check_toolchain.sh
-	@scripts/check_toolchain.sh $(PYTHON)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet $$($(BIN)/python scripts/requirements.py)
-	@touch $@
+build: build/package
 
-build/stamp: $(VENV)/deps $(SOURCES)
-	@scripts/check_toolchain.sh $(PYTHON) --tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PIP) install --quiet \
-	  --no-build-isolation --no-deps $(CMAKE_DEFINES) --editable .
-	@touch $@
+demo: build/package
+	$(BIN)/smet demo --out runs/demo
 
-build: build/stamp
-
-test: build/stamp
+test: build/tests
 	$(BIN)/ctest --test-dir build --output-on-failure -j $(JOBS)
 	$(BIN)/python -m pytest
 
-demo: build/stamp
-	$(BIN)/smet demo --out runs/demo
-
-bench: build/stamp
+bench: build/tests
 	$(BIN)/smet bench
 
-lint: build/stamp
+lint: build/package
 	scripts/lint.sh $(BIN)
 
+.venv/deps: pyproject.toml scripts/requirements.py scripts/check_toolchain.sh
+	@scripts/check_toolchain.sh $(PYTHON)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --quiet $$($(BIN)/python scripts/requirements.py)
+	@touch $@
+
+build/package: .venv/deps $(SOURCES)
+	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+build/tests: build/package $(TEST_SOURCES)
+	@scripts/check_toolchain.sh $(PYTHON) --tests
+	$(BIN)/cmake -S . -B build -DSMET_BUILD_TESTS=ON -DSMET_BUILD_BENCHMARKS=ON >build/configure.log || \
+	  { cat build/configure.log; exit 1; }
+	$(BIN)/cmake --build build
+	@touch $@
+
 clean:
-	rm -rf build $(VENV) runs
+	rm -rf build .venv runs
