@@ -34,8 +34,13 @@ target_include_directories(smet_torch SYSTEM INTERFACE
 # that torch loads, so there is one pool of threads in the process.
 target_compile_options(smet_torch INTERFACE ${OpenMP_CXX_FLAGS})
 target_link_libraries(smet_torch INTERFACE
-  "${SMET_TORCH_DIR}/lib/libtorch.so" "${SMET_TORCH_DIR}/lib/libtorch_cpu.so" "${SMET_TORCH_DIR}/lib/libc10.so"
-  OpenMP::OpenMP_CXX)
+  "${SMET_TORCH_DIR}/lib/libtorch.so" "${SMET_TORCH_DIR}/lib/libtorch_cpu.so" "${SMET_TORCH_DIR}/lib/libc10.so")
+file(GLOB _smet_libgomp "${SMET_TORCH_DIR}/lib/libgomp*.so*")
+if(_smet_libgomp)
+  target_link_libraries(smet_torch INTERFACE ${_smet_libgomp})
+else()
+  target_link_libraries(smet_torch INTERFACE OpenMP::OpenMP_CXX)
+endif()
 
 if(SMET_BUILD_PYTHON)
   add_library(smet_torch_python INTERFACE)
