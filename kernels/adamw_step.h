@@ -20,13 +20,15 @@ struct CohortRow {
 //   g     = (maximize ? -grad : grad) + l2 * param              l2 != 0 is coupled decay (Adam, not AdamW)
 //   param = param * row.decay
 //   m     = m + (g - m) * (1 - beta1)
-//   v     = v * beta2 + g * g * (1 - beta2)
-//   param = param - row.step_size * (m / (sqrt(v) / row.bc2_sqrt + eps))
-// The compute type is f64 for f64 params, else f32; each operation above is rounded on its own (no FMA), so
-// all instruction sets give the same bits. Moments have the compute type. bf16 params with
-// stochastic_rounding: the fp32 result x becomes the upper or lower bf16 neighbour with probability by
-// distance: bf16((bits(x) + (hash32(key, i) & 0xffff)) >> 16), key = rounding_key of the tensor; non-finite x
-// is rounded to nearest instead. Otherwise rounding is to nearest even.
+//   v     = v * beta2 + ((1 - beta2) * g) * g
+//   param = param + (-row.step_size * m) / (sqrt(v) / row.bc2_sqrt + eps)
+// The compute type is f64 for f64 params, else f32; every scalar ((1 - beta1), (1 - beta2), row, eps, l2) is
+// computed in double and rounded to it once; each operation above is rounded on its own (no FMA), so all
+// instruction sets give the same bits (those of torch's scalar code, but for its inexact sqrt). Moments have
+// the compute type. bf16 params with stochastic_rounding: the fp32 result x becomes the upper or lower bf16
+// neighbour with probability by distance: bf16((bits(x) + (hash32(key, i) & 0xffff)) >> 16), key =
+// rounding_key of the tensor; non-finite x is rounded to nearest instead. Otherwise rounding is to nearest
+// even.
 struct AdamWTensor {
   void* param;
   const void* grad;
