@@ -26,9 +26,9 @@ struct CohortRow {
 // computed in double and rounded to it once; each operation above is rounded on its own (no FMA), so all
 // instruction sets give the same bits (those of torch's scalar code, but for its inexact sqrt). Moments have
 // the compute type. bf16 params with stochastic_rounding: the fp32 result x becomes the upper or lower bf16
-// neighbour with probability by distance: bf16((bits(x) + (hash32(key, i) & 0xffff)) >> 16), key =
-// rounding_key of the tensor; non-finite x is rounded to nearest instead. Otherwise rounding is to nearest
-// even.
+// neighbour with probability by distance: bf16((bits(x) + (hash32(key, i) & 0xffff)) >> 16) with hash32 of
+// rounding_hash.h, key = rounding_key of the tensor; non-finite x is rounded to nearest instead. Otherwise
+// rounding is to nearest even.
 struct AdamWTensor {
   void* param;
   const void* grad;

@@ -19,8 +19,8 @@ struct MaskRankArgs {
 bool has_pad_bits(const std::uint32_t* mask, std::int64_t rows, std::int64_t cols);
 
 // 64-bit hash of (rows, cols, positions): the sum modulo 2^64 of mix64(mix64(word index) ^ word) over all
-// words, finished with rows and cols; so it is independent of the order of evaluation. mix64 is the finaliser
-// of splitmix64 (Steele, Lea, Flood 2014).
+// words, finished as mix64(mix64(sum + rows) + cols); so it is independent of the order of evaluation. mix64
+// is the finaliser of splitmix64 (philox.h).
 struct MaskHashArgs {
   const std::uint32_t* mask;
   std::int64_t rows, cols;

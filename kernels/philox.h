@@ -30,7 +30,8 @@ constexpr PhiloxCounter philox4x32_10(PhiloxCounter counter, PhiloxKey key) {
   return counter;
 }
 
-// The finaliser of splitmix64: a bijection of 64 bits with full avalanche.
+// The finaliser of splitmix64: a bijection of 64 bits with full avalanche (Steele, Lea,
+// Flood 2014).
 constexpr std::uint64_t mix64(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// One element at a time, whatever the dtype: how the reference kernels read, write and find weights.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/half.h"
+#include "kernels/types.h"
+
+namespace smet::kernels::reference {
+
+// The element as a double; exact for every dtype.
+inline double load(const void* data, DType dtype, std::int64_t i) {
+  switch (dtype) {
+    case DType::f64:
+      return static_cast<const double*>(data)[i];
+    case DType::f32:
+      return static_cast<double>(static_cast<const float*>(data)[i]);
+    case DType::bf16:
+      return static_cast<double>(bf16_to_f32(static_cast<const std::uint16_t*>(data)[i]));
+    case DType::f16:
+      return static_cast<double>(f16_to_f32(static_cast<const std::uint16_t*>(data)[i]));
+  }
+  return 0;
+}
+
+// Rounds to nearest; 16-bit dtypes through fp32, their compute type.
+inline void store(void* data, DType dtype, std::int64_t i, double x) {
+  switch (dtype) {
+    case DType::f64:
+      static_cast<double*>(data)[i] = x;
+      break;
+    case DType::f32:
+      static_cast<float*>(data)[i] = static_cast<float>(x);
+      break;
+    case DType::bf16:
+      static_cast<std::uint16_t*>(data)[i] = f32_to_bf16(static_cast<float>(x));
+      break;
+    case DType::f16:
+      static_cast<std::uint16_t*>(data)[i] = f32_to_f16(static_cast<float>(x));
+      break;
+  }
+}
+
+inline bool is_16_bit(DType dtype) {
+  return dtype == DType::bf16 || dtype == DType::f16;
+}
+
+// True when a buffer of dtype `packed` may be expanded into, or gathered from, a tile of dtype `dense`.
+inline bool convertible(DType packed, DType dense) {
+  return packed == dense || (is_16_bit(packed) && dense == DType::f32);
+}
+
+// Whether (row, col) is active in a mask of `cols` columns.
+inline bool is_active(const std::uint32_t* mask, std::int64_t cols, std::int64_t row, std::int64_t col) {
+  const std::uint32_t word = mask[row * words_per_row(cols) + col / kWordColumns];
+  return ((word >> (col % kWordColumns)) & 1U) != 0;
+}
+
+}  // namespace smet::kernels::reference
