@@ -1,10 +1,118 @@
 // SPDX-License-Identifier: BSD-3-Clause
+// What python/smet/compact_adamw.py needs: option checks and the step. State lives in Python, as torch's
+// optimizers keep it; the arithmetic of ages lives in C++, once.
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "python/bindings/bindings.h"
+#include "src/optim/cohort_table.h"
+#include "src/optim/step_call.h"
 
 namespace smet::bindings {
+namespace {
 
-void bind_optim(pybind11::module_& module) {
-  (void)module;
+namespace py = pybind11;
+using at::Tensor;
+
+// age_schedule: None or "linear" (the formula of the warmup and boost options), "none", or callable(age) ->
+// factor.
+AgeSchedule make_age_schedule(const py::object& schedule, double warmup, double boost, double boost_tau) {
+  if (schedule.is_none()) return AgeSchedule::boosted(warmup, boost, boost_tau);
+  if (PyCallable_Check(schedule.ptr()) != 0) {
+    return AgeSchedule::function(schedule.cast<std::function<double(std::int64_t)>>());
+  }
+  const auto word = py::str(schedule).cast<std::string>();
+  if (word == "none") return AgeSchedule::none();
+  TORCH_CHECK_VALUE(word == "linear", "Invalid age_schedule: ", word,
+                    "; expected None, \"linear\", \"none\" or a callable(age) -> factor");
+  return AgeSchedule::boosted(warmup, boost, boost_tau);
+}
+
+AdamWHyper make_hyper(const py::dict& group) {
+  AdamWHyper hyper;
+  hyper.lr = py::float_(group["lr"]);
+  const auto betas = group["betas"].cast<std::pair<py::object, py::object>>();
+  hyper.beta1 = py::float_(betas.first);
+  hyper.beta2 = py::float_(betas.second);
+  hyper.eps = group["eps"].cast<double>();
+  hyper.weight_decay = py::float_(group["weight_decay"]);
+  hyper.coupled_weight_decay = group["coupled_weight_decay"].cast<bool>();
+  hyper.density_scaling = group["density_scaling"].cast<double>();
+  hyper.age_schedule = make_age_schedule(group["age_schedule"], group["warmup"].cast<double>(),
+                                         group["boost"].cast<double>(), group["boost_tau"].cast<double>());
+  hyper.local_age = group["local_age"].cast<bool>();
+  hyper.maximize = group["maximize"].cast<bool>();
+  hyper.stochastic_rounding = group["stochastic_rounding"].cast<bool>();
+  hyper.seed = group["seed"].cast<std::uint64_t>();
+  return hyper;
+}
+
+// (param, state, name, index)
+using Item = std::tuple<Tensor, py::dict, std::string, std::int64_t>;
+
+Tensor optional_state(const py::dict& state, const char* key) {
+  return state.contains(key) ? state[key].cast<Tensor>() : Tensor();
+}
+
+// The counter of a state: an int64 scalar on the CPU, written in place after the step.
+std::int64_t* step_counter(const py::dict& state, const std::string& name) {
+  const auto step = state["step"].cast<Tensor>();
+  TORCH_CHECK_VALUE(step.scalar_type() == at::kLong && step.device().is_cpu() && step.numel() == 1,
+                    "smet: the step of '", name, "' is ", step.scalar_type(), " ", step.sizes(), " on ",
+                    step.device(), "; expected an int64 scalar on the CPU");
+  return step.mutable_data_ptr<std::int64_t>();
+}
+
+// groups: [(options, [Item])]. One operator call for all of them; the steps move only after it.
+void compact_adamw_step(const std::vector<std::pair<py::dict, std::vector<Item>>>& groups,
+                        bool check_finite) {
+  std::vector<AdamWHyper> hypers;
+  hypers.reserve(groups.size());  // StepCall keeps references
+  std::vector<std::int64_t*> steps;
+  StepCall call;
+  for (const auto& [options, items] : groups) {
+    const AdamWHyper& hyper = hypers.emplace_back(make_hyper(options));
+    for (const auto& [param, state, name, index] : items) {
+      ParamUpdate update;
+      update.param = param;
+      update.grad = param.grad();
+      update.exp_avg = state["exp_avg"].cast<Tensor>();
+      update.exp_avg_sq = state["exp_avg_sq"].cast<Tensor>();
+      update.cohort = optional_state(state, "cohort");
+      update.births = optional_state(state, "births");
+      update.index = index;
+      update.name = name;
+      steps.push_back(step_counter(state, name));
+      update.step = *steps.back();
+      call.add(update, hyper);
+    }
+  }
+  {
+    const py::gil_scoped_release no_gil;
+    call.run(check_finite);
+  }
+  for (std::int64_t* step : steps) ++*step;
+}
+
+}  // namespace
+
+void bind_optim(py::module_& module) {
+  module.def(
+      "check_adamw_options", [](const py::dict& group) { make_hyper(group).check(); }, py::arg("group"),
+      "Raises ValueError naming the option of a parameter group that is out of range.");
+  module.def("compact_adamw_step", &compact_adamw_step, py::arg("groups"), py::arg("check_finite"),
+             "One AdamW step of every (options, [(param, state, name, index)]); nothing changes on error.");
+  module.def(
+      "age_factor",
+      [](const py::object& schedule, double warmup, double boost, double boost_tau, std::int64_t age) {
+        return make_age_schedule(schedule, warmup, boost, boost_tau)(age);
+      },
+      py::arg("age_schedule"), py::arg("warmup"), py::arg("boost"), py::arg("boost_tau"), py::arg("age"),
+      "warm(age): the factor on the learning rate of a weight regrown after step 0.");
 }
 
 }  // namespace smet::bindings

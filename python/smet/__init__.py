@@ -2,6 +2,6 @@
 
 import torch  # noqa: F401  (loads the libraries that _C links)
 
-from smet import _C  # noqa: F401
+from smet import _C as _C
 
 __version__ = "0.1.0"

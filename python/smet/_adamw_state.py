@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""State of CompactAdamW: what one parameter's state holds, and how a saved state is checked and copied in.
+
+torch's own `Optimizer.load_state_dict` casts every state tensor to the parameter's dtype, integers included:
+fp32 moments of bf16 parameters would lose bits and cohorts would be destroyed. So loading is written here.
+It checks everything before it changes anything, and it copies, so two optimizers never share state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smet import _C
+
+COHORT_IDS = 256
+CALLABLE = "callable"  # how a callable age schedule is written in a state dict
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_COHORTS = ("cohort", "births")
+_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.", "module.")
+
+State = dict[str, Any]
+Group = dict[str, Any]
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp64 for fp64 parameters, else fp32: the dtype of the moments."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def new_state(param: Tensor) -> State:
+    """State of a parameter that was never updated.
+
+    step: int64 scalar on the CPU; exp_avg, exp_avg_sq: like the parameter, in the compute dtype. For the
+    values of a sparse layer also cohort: uint8 [n], and births: int64 [256] on the CPU, the step after which
+    each cohort was regrown (0 = initial, -1 = unused id).
+    """
+    state: State = {"step": torch.zeros((), dtype=torch.int64)}
+    for key in _MOMENTS:
+        state[key] = torch.zeros_like(param, dtype=compute_dtype(param.dtype), requires_grad=False)
+    if _C.values_info(param) is not None:
+        state["cohort"] = torch.zeros(param.numel(), dtype=torch.uint8, device=param.device)
+        state["births"] = torch.full((COHORT_IDS,), -1, dtype=torch.int64)
+        state["births"][0] = 0
+    return state
+
+
+def reset_state(state: State) -> None:
+    """Back to new_state, in place."""
+    for key in ("step", *_MOMENTS, *(k for k in _COHORTS if k in state)):
+        state[key].zero_()
+    if "births" in state:
+        state["births"][1:] = -1
+
+
+def canonical_name(name: str) -> str:
+    """The name without the prefixes that wrappers (DDP, torch.compile, FSDP, checkpointing) put in."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def load_groups(groups: list[Group], saved_groups: list[Group]) -> list[Group]:
+    """New parameter groups: the saved options, our parameters.
+
+    Options that the saved group does not know (it may come from torch's AdamW) keep our value.
+    Raises ValueError when the number of groups or of their parameters differs, or an option cannot be kept.
+    """
+    if len(groups) != len(saved_groups):
+        raise ValueError(
+            "loaded state dict has a different number of parameter groups: "
+            f"{len(saved_groups)} saved, {len(groups)} here"
+        )
+    return [
+        _load_group(number, group, saved)
+        for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True))
+    ]
+
+
+def _load_group(number: int, group: Group, saved: Group) -> Group:
+    if len(group["params"]) != len(saved["params"]):
+        raise ValueError(
+            "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
+            f"group {number} has {len(saved['params'])} parameters saved, {len(group['params'])} here"
+        )
+    loaded: Group = {key: deepcopy(value) for key, value in saved.items() if key != "params"}
+    if loaded.get("amsgrad"):
+        raise ValueError(
+            f"parameter group {number} was saved with amsgrad=True, which CompactAdamW does not have"
+        )
+    if "decoupled_weight_decay" in loaded:  # how torch's Adam and AdamW say it
+        loaded.setdefault("coupled_weight_decay", not loaded.pop("decoupled_weight_decay"))
+    for key in ("amsgrad", "foreach", "fused", "capturable", "differentiable"):
+        loaded.pop(key, None)
+    if loaded.get("age_schedule") == CALLABLE:
+        if not callable(group["age_schedule"]):
+            raise ValueError(
+                f"parameter group {number} was saved with a callable age_schedule, which a state dict does "
+                "not hold: give it to the constructor again"
+            )
+        loaded["age_schedule"] = group["age_schedule"]
+    for key, value in group.items():
+        if key not in ("params", "param_names"):
+            loaded.setdefault(key, value)
+    loaded["betas"] = tuple(loaded["betas"])
+    loaded["params"] = group["params"]
+    if "param_names" in group:
+        loaded["param_names"] = group["param_names"]
+    else:
+        loaded.pop("param_names", None)
+    _C.check_adamw_options(loaded)
+    return loaded
+
+
+def match_params(group: Group, saved: Group) -> Iterator[tuple[Any, Tensor, str]]:
+    """(saved id, parameter, name) of one group: by name where both sides have names, else by order."""
+    names = [canonical_name(name) for name in group.get("param_names", ())]
+    saved_names = [canonical_name(name) for name in saved.get("param_names", ())]
+    if not names or not saved_names:
+        labels: Iterable[str] = names or (f"parameter {index}" for index in range(len(group["params"])))
+        yield from zip(saved["params"], group["params"], labels, strict=True)
+        return
+    ids = dict(zip(saved_names, saved["params"], strict=True))
+    missing = [name for name in names if name not in ids]
+    if missing:
+        extra = sorted(set(saved_names) - set(names))
+        raise ValueError(
+            f"loaded state dict has no parameter '{missing[0]}' ({len(missing)} missing); "
+            f"it has instead: {', '.join(extra[:3])}{' ...' if len(extra) > 3 else ''}"
+        )
+    for name, param in zip(names, group["params"], strict=True):
+        yield ids[name], param, name
+
+
+def check_saved_state(saved: State, param: Tensor, name: str) -> int:
+    """Checks one parameter's saved state against the parameter; returns its step.
+
+    Raises ValueError that names the parameter and the entry.
+    """
+
+    def fail(what: str) -> ValueError:
+        return ValueError(f"loaded optimizer state of '{name}': {what}; nothing was changed")
+
+    required = {"step", *_MOMENTS}
+    if _C.values_info(param) is not None:
+        required.update(_COHORTS)
+    for key in required:
+        if key not in saved:
+            raise fail(f"no '{key}'")
+    for key in saved:
+        if key not in required:
+            raise fail(f"unknown entry '{key}'")
+    for key in _MOMENTS:
+        value = saved[key]
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != param.shape:
+            got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise fail(f"'{key}' is {got}, expected a floating tensor of shape {list(param.shape)}")
+    step = float(saved["step"])
+    if not (step >= 0 and step == int(step)):
+        raise fail(f"step is {step}, expected a count of updates")
+    if "cohort" in required:
+        _check_cohorts(saved, param, int(saved["step"]), fail)
+    return int(saved["step"])
+
+
+def _check_cohorts(saved: State, param: Tensor, step: int, fail: Any) -> None:
+    cohort, births = saved["cohort"], saved["births"]
+    if cohort.dtype != torch.uint8 or cohort.shape != param.shape:
+        raise fail(f"'cohort' is {cohort.dtype} {list(cohort.shape)}, expected uint8 {list(param.shape)}")
+    if births.dtype != torch.int64 or births.shape != (COHORT_IDS,):
+        raise fail(f"'births' is {births.dtype} {list(births.shape)}, expected int64 [{COHORT_IDS}]")
+    births = births.cpu()
+    if int(births.max()) > step or int(births.min()) < -1 or int(births[0]) < 0:
+        raise fail(f"births are outside 0 to {step}, the step of the parameter (-1: unused id)")
+    used = torch.bincount(cohort.cpu().reshape(-1), minlength=COHORT_IDS) > 0
+    if bool((used & (births < 0)).any()):
+        raise fail(
+            f"weights carry the cohort id {int((used & (births < 0)).nonzero()[0])}, which has no birth"
+        )
+
+
+def copy_state(saved: State, state: State, step: int) -> None:
+    """Copies a checked saved state into `state`, in place, in the dtypes and on the devices it has."""
+    state["step"].fill_(step)
+    for key in (*_MOMENTS, *(k for k in _COHORTS if k in state)):
+        state[key].copy_(saved[key])

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""AdamW for packed sparse layers and dense parameters, in one object and one kernel call."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from smet import _C
+from smet import _adamw_state as adamw_state
+
+Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+AgeSchedule = str | Callable[[int], float] | None
+
+
+class CompactAdamW(torch.optim.Optimizer):
+    r"""AdamW with one age per regrown weight.
+
+    For every active weight, a = its age (number of its updates, counting this one)::
+
+        m <- beta1 * m + (1 - beta1) * g          v <- beta2 * v + (1 - beta2) * g^2
+        lr_w = lr * density^-density_scaling * warm(a)
+        w <- w - lr_w * ((m / (1 - beta1^a)) / (sqrt(v / (1 - beta2^a)) + eps) + weight_decay * w)
+
+    a is the global step for dense parameters and for weights that were there from the start; warm(a) is 1
+    for both. For weights regrown after step 0, warm(a) = min(1, a / warmup) * (1 + (boost - 1) * exp(-a /
+    boost_tau)). Dense parameters have density 1: they get torch's AdamW (moments equal torch's scalar code
+    bit for bit; weights within 1 ulp a step). Source: SMET, arXiv 2606.00888, section 3, with ages instead
+    of a scaled first moment.
+
+    Args:
+        params: a model (its parameters' names are kept for errors and checkpoints), an iterable of
+            parameters or of (name, parameter), or a list of parameter groups. Values of SparseLinear layers
+            are recognised whichever way they come. Parameters: float32, float64, bfloat16, float16; moments:
+            float32 (float64).
+        lr: learning rate, a number or a tensor of one element.
+        betas: decay rates of the two moments.
+        eps: added to the square root of the corrected second moment.
+        weight_decay: decoupled weight decay; `coupled_weight_decay=True` adds weight_decay * w to the
+            gradient.
+        density_scaling: exponent p of lr * density^-p; 0 = off.
+        warmup: W of warm(a), in updates; 0 = none. The topology interval is a good value.
+        boost, boost_tau: B and tau of warm(a); B = 1 is the paper's schedule.
+        age_schedule: None or "linear" (warm(a) as above), "none" (warm = 1), or a function of the age that
+            returns the factor (a state dict does not hold it).
+        local_age: False corrects all moments by the global step, as plain Adam does; for comparison.
+        maximize: ascend instead of descend.
+        stochastic_rounding: round bfloat16 parameters up or down at random, keyed by `seed`, parameter and
+            step, so that updates below half a bfloat16 ulp are not lost.
+        on_nonfinite: "raise" (a NaN or infinite gradient raises RuntimeError with the parameter's name before
+            anything is changed) or "ignore" (no check; what torch does).
+
+    Parameters without a gradient, or with requires_grad=False, are skipped and their step stands still.
+    State exists from construction (of a frozen parameter, from its first update).
+    state[p]: step (int64 scalar, CPU), exp_avg, exp_avg_sq, and for values cohort (uint8 [n]) and births
+    (int64 [256], CPU).
+    """
+
+    on_nonfinite: str
+    _model: weakref.ref[nn.Module] | None = None
+    _watched: tuple[tuple[weakref.ref[nn.Module], str, str, Tensor], ...] = ()
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        coupled_weight_decay: bool = False,
+        density_scaling: float = 0.5,
+        warmup: float = 100,
+        boost: float = 1.0,
+        boost_tau: float = 50.0,
+        age_schedule: AgeSchedule = None,
+        local_age: bool = True,
+        maximize: bool = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        on_nonfinite: str = "raise",
+    ) -> None:
+        if on_nonfinite not in ("raise", "ignore"):
+            raise ValueError(f'Invalid on_nonfinite: {on_nonfinite!r}; expected "raise" or "ignore"')
+        if isinstance(betas[0], Tensor) != isinstance(betas[1], Tensor):
+            raise ValueError("betas must be either both floats or both Tensors")
+        defaults: dict[str, Any] = {
+            "lr": lr,
+            "betas": (float(betas[0]), float(betas[1])),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "coupled_weight_decay": coupled_weight_decay,
+            "density_scaling": density_scaling,
+            "warmup": warmup,
+            "boost": boost,
+            "boost_tau": boost_tau,
+            "age_schedule": age_schedule,
+            "local_age": local_age,
+            "maximize": maximize,
+            "stochastic_rounding": stochastic_rounding,
+            "seed": seed,
+        }
+        _check_options(defaults)
+        self.on_nonfinite = on_nonfinite
+        model = params if isinstance(params, nn.Module) else None
+        super().__init__(
+            list(params.named_parameters()) if isinstance(params, nn.Module) else params, defaults
+        )
+        if model is not None:
+            self._watch(model)
+
+    # Parameters
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; checks the options and that no parameter is listed twice, and makes the state."""
+        if isinstance(param_group, dict):
+            _check_options({**self.defaults, **param_group})
+            params = param_group["params"]
+            if not isinstance(params, Tensor | set):
+                param_group["params"] = params = list(params)
+                _check_params([entry[1] if isinstance(entry, tuple) else entry for entry in params])
+        super().add_param_group(param_group)
+        for param in self.param_groups[-1]["params"]:
+            if param.requires_grad:
+                self.state[param] = adamw_state.new_state(param)
+
+    def _watch(self, model: nn.Module) -> None:
+        self._model = weakref.ref(model)
+        self._watched = tuple(
+            (weakref.ref(module), key, f"{prefix}.{key}" if prefix else key, param)
+            for prefix, module in model.named_modules()
+            for key, param in module.named_parameters(recurse=False)
+            if param in self.state or not param.requires_grad
+        )
+
+    def _check_watched(self) -> None:
+        """Raises when a parameter of the model is no longer the object that this optimizer updates."""
+        for module_ref, key, name, param in self._watched:
+            module = module_ref()
+            if module is None or module._parameters.get(key) is param:
+                continue
+            model = self._model() if self._model is not None else None
+            if model is not None and not any(param is other for other in model.parameters()):
+                raise RuntimeError(
+                    f"parameter '{name}' was replaced in the model after this optimizer was built, so its "
+                    "updates would be lost; nothing was changed. Build the optimizer after everything that makes "
+                    "new parameters (sparsify_, some .to() calls, wrapping), or assign to .data"
+                )
+
+    # The step
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], Any]) -> Any: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of every parameter that has a gradient. Returns what `closure` returns.
+
+        Raises RuntimeError when a gradient is not finite (on_nonfinite="raise") or a parameter was replaced,
+        and TypeError or ValueError when a gradient or a state does not fit its parameter; nothing is changed
+        then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._check_watched()
+        calls = []
+        index = 0
+        for group in self.param_groups:
+            names = group.get("param_names")
+            items = []
+            for i, param in enumerate(group["params"]):
+                if param.requires_grad and param.grad is not None:
+                    state = self.state[param]
+                    if not state:  # frozen until now
+                        state.update(adamw_state.new_state(param))
+                    items.append((param, state, names[i] if names else "", index + i))
+            index += len(group["params"])
+            if items:
+                calls.append((group, items))
+        _C.compact_adamw_step(calls, self.on_nonfinite == "raise")
+        return loss
+
+    # Saving, loading, copying
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's. Tensors, numbers and strings only; a callable age_schedule is written as "callable"."""
+        state_dict = super().state_dict()
+        for group in state_dict["param_groups"]:
+            if callable(group.get("age_schedule")):
+                group["age_schedule"] = adamw_state.CALLABLE
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the options and the state of `state_dict`, also of one saved by torch's AdamW.
+
+        Parameters are matched by name where both sides have names, else by order. Tensors are copied into the
+        existing state, which keeps its dtypes. Raises ValueError naming what does not fit; nothing is
+        changed then.
+        """
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            result = pre_hook(self, state_dict)
+            state_dict = state_dict if result is None else result
+        saved_groups, saved_states = state_dict["param_groups"], dict(state_dict["state"])
+        groups = adamw_state.load_groups(self.param_groups, saved_groups)
+        plan = []
+        for group, saved_group in zip(groups, saved_groups, strict=True):
+            for saved_id, param, name in adamw_state.match_params(group, saved_group):
+                saved = saved_states.pop(saved_id, None)
+                step = adamw_state.check_saved_state(saved, param, name) if saved else 0
+                plan.append((param, saved, step))
+        if saved_states:
+            raise ValueError(
+                f"loaded state dict has state of parameter {next(iter(saved_states))!r}, which is in no group"
+            )
+        for param, saved, step in plan:
+            if saved and not self.state[param]:
+                self.state[param] = adamw_state.new_state(param)
+            if saved:
+                adamw_state.copy_state(saved, self.state[param], step)
+            elif self.state[param]:
+                adamw_state.reset_state(self.state[param])
+        self.__setstate__({"state": self.state, "param_groups": groups})
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        values = [(param, _C.values_info(param)) for group in self.param_groups for param in group["params"]]
+        return {
+            **super().__getstate__(),
+            "on_nonfinite": self.on_nonfinite,
+            "_values": [(param, info) for param, info in values if info is not None],
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy holds copies of the parameters, which the library does not know as values yet.
+        for param, info in state.pop("_values", ()):
+            if _C.values_info(param) is None:
+                _C.register_values(param, *info)
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key, default in self.defaults.items():
+                group.setdefault(key, default)
+
+    def __repr__(self) -> str:
+        lines = super().__repr__().rstrip(")").rstrip("\n").split("\n")
+        for number, group in enumerate(self.param_groups):
+            counts: Counter[str] = Counter()
+            for param in group["params"]:
+                info = _C.values_info(param)
+                positions = info[0] * info[1] if info is not None else 0
+                counts[f"{param.numel() / positions:.4g}" if positions else "1 (dense)"] += 1
+            text = ", ".join(f"{density} x {count}" for density, count in sorted(counts.items()))
+            start = lines.index(f"Parameter Group {number}")
+            lines.insert(start + 1, f"    densities: {text}")
+        return "\n".join([*lines, ")"])
+
+
+def _check_options(group: dict[str, Any]) -> None:
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    _C.check_adamw_options(group)
+
+
+def _check_params(params: list[Any]) -> None:
+    seen: set[int] = set()
+    for param in params:
+        if id(param) in seen:
+            raise ValueError("a parameter group with duplicate parameters: pass every parameter once")
+        seen.add(id(param))
+        if isinstance(param, Tensor) and param.dtype not in _DTYPES:
+            raise TypeError(
+                f"CompactAdamW got a parameter of dtype {param.dtype}; expected float32, float64, bfloat16 "
+                "or float16"
+            )
+
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

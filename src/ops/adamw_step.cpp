@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// smet::adamw_step_: one AdamW step of every tensor of a model in one call (kernels/adamw_step.h has the
+// formula). Everything is checked before the first write.
+#include "kernels/adamw_step.h"
+
+#include <ATen/MemoryOverlap.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty_strided.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <deque>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "src/ops/kernel_glue.h"
+
+namespace smet::ops {
+namespace {
+
+using at::Tensor;
+using at::TensorList;
+
+constexpr int64_t kTableColumns = sizeof(kernels::CohortRow) / sizeof(double);
+constexpr int64_t kCohortIds = 256;  // what a uint8 can say
+
+struct Arguments {
+  TensorList params, grads, exp_avgs, exp_avg_sqs, cohorts, tables;
+  at::ArrayRef<double> beta1, beta2, eps, l2;
+  const c10::List<bool>& maximize;
+  at::IntArrayRef rounding_keys;
+  const c10::List<std::string>& names;
+};
+
+void check_lengths(const Arguments& args) {
+  const auto check = [&](size_t got, const char* list) {
+    TORCH_CHECK_VALUE(got == args.params.size(), "smet::adamw_step_: ", list, " has ", got,
+                      " entries; expected one per parameter, ", args.params.size());
+  };
+  check(args.grads.size(), "grads");
+  check(args.exp_avgs.size(), "exp_avgs");
+  check(args.exp_avg_sqs.size(), "exp_avg_sqs");
+  check(args.cohorts.size(), "cohorts");
+  check(args.tables.size(), "tables");
+  check(args.beta1.size(), "beta1");
+  check(args.beta2.size(), "beta2");
+  check(args.eps.size(), "eps");
+  check(args.l2.size(), "l2");
+  check(args.maximize.size(), "maximize");
+  check(args.names.size(), "names");
+  if (!args.rounding_keys.empty()) check(args.rounding_keys.size(), "rounding_keys");
+}
+
+// A tensor of the parameter's shape and device, in `dtype`.
+void check_like(const Tensor& tensor, const Tensor& param, at::ScalarType dtype, const char* what,
+                const std::string& name) {
+  TORCH_CHECK_VALUE(tensor.sizes() == param.sizes(), "smet::adamw_step_: the ", what, " of '", name,
+                    "' has shape ", tensor.sizes(), "; expected that of the parameter, ", param.sizes());
+  TORCH_CHECK_VALUE(tensor.device() == param.device(), "smet::adamw_step_: the ", what, " of '", name,
+                    "' is on ", tensor.device(), ", the parameter on ", param.device(),
+                    "; build the optimizer after moving the model");
+  TORCH_CHECK_TYPE(tensor.scalar_type() == dtype, "smet::adamw_step_: the ", what, " of '", name,
+                   "' has dtype ", tensor.scalar_type(), "; expected ", dtype, " for a ", param.scalar_type(),
+                   " parameter");
+}
+
+void check_tensor(const Arguments& args, size_t i, const std::string& name) {
+  const Tensor& param = args.params[i];
+  dtype_tag(param.scalar_type(), "a parameter");
+  check_like(args.grads[i], param, param.scalar_type(), "gradient", name);
+  const at::ScalarType compute = compute_type(param.scalar_type());
+  check_like(args.exp_avgs[i], param, compute, "exp_avg", name);
+  check_like(args.exp_avg_sqs[i], param, compute, "exp_avg_sq", name);
+
+  const Tensor& table = args.tables[i];
+  TORCH_CHECK_TYPE(table.scalar_type() == at::kDouble && table.device().is_cpu(),
+                   "smet::adamw_step_: the table of '", name, "' is ", table.scalar_type(), " on ",
+                   table.device(), "; expected float64 on the CPU");
+  const Tensor& cohort = args.cohorts[i];
+  const bool one_cohort = cohort.numel() == 0;  // every element is of row 0
+  TORCH_CHECK_VALUE(table.dim() == 2 && table.size(1) == kTableColumns && table.is_contiguous() &&
+                        table.size(0) >= (one_cohort ? 1 : kCohortIds),
+                    "smet::adamw_step_: the table of '", name, "' has shape ", table.sizes(),
+                    "; expected contiguous rows (decay, step_size, bc2_sqrt), ",
+                    one_cohort ? "one" : "256, one per id a uint8 can hold");
+  if (one_cohort) return;
+  TORCH_CHECK_TYPE(cohort.scalar_type() == at::kByte, "smet::adamw_step_: the cohort of '", name,
+                   "' has dtype ", cohort.scalar_type(), "; expected uint8");
+  TORCH_CHECK_VALUE(cohort.dim() == 1 && cohort.numel() == param.numel() && cohort.is_contiguous() &&
+                        cohort.device() == param.device() && param.dim() == 1,
+                    "smet::adamw_step_: the cohort of '", name, "' has shape ", cohort.sizes(), " on ",
+                    cohort.device(), "; expected one contiguous entry per value, ", param.sizes(), " on ",
+                    param.device());
+}
+
+// Two written tensors that share memory would be updated twice, in an undefined order.
+void check_disjoint(const Arguments& args) {
+  struct Range {
+    const char* begin;
+    const char* end;
+    size_t index;
+  };
+  std::vector<Range> ranges;
+  ranges.reserve(3 * args.params.size());
+  for (size_t i = 0; i < args.params.size(); ++i) {
+    for (const Tensor* tensor : {&args.params[i], &args.exp_avgs[i], &args.exp_avg_sqs[i]}) {
+      const auto overlap = at::has_internal_overlap(*tensor);
+      TORCH_CHECK_VALUE(overlap != at::MemOverlap::Yes, "smet::adamw_step_: elements of '",
+                        std::string(args.names[i]), "' share memory (an expanded tensor?); clone() it first");
+      if (tensor->numel() == 0 || !tensor->is_non_overlapping_and_dense()) continue;
+      const auto* begin = static_cast<const char*>(tensor->const_data_ptr());
+      ranges.push_back({begin, begin + tensor->nbytes(), i});
+    }
+  }
+  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  for (size_t k = 1; k < ranges.size(); ++k) {
+    TORCH_CHECK_VALUE(
+        ranges[k - 1].end <= ranges[k].begin, "smet::adamw_step_: the parameters or moments of '",
+        std::string(args.names[ranges[k - 1].index]), "' and '", std::string(args.names[ranges[k].index]),
+        "' share memory; pass every parameter once and do not share optimizer state");
+  }
+}
+
+// The kernel walks raw memory, so the four tensors of a parameter need one layout: the parameter's own when
+// it has no gaps, else that of empty_like. Nearly always they have it already; a gradient with other strides
+// is copied, and so is a parameter with gaps (a slice), which is copied back.
+class Layout {
+ public:
+  explicit Layout(const Tensor& param)
+      : strides_(param.is_non_overlapping_and_dense() ? param.strides().vec()
+                                                      : at::empty_like(param).strides().vec()) {}
+
+  Tensor bring(const Tensor& tensor) const {
+    if (tensor.numel() <= 1 || tensor.strides() == at::IntArrayRef(strides_)) return tensor;
+    Tensor copy = at::empty_strided(tensor.sizes(), strides_, tensor.options());
+    copy.copy_(tensor);
+    return copy;
+  }
+
+ private:
+  std::vector<int64_t> strides_;
+};
+
+// The tensors as the kernel sees them, and which of them are copies.
+struct Prepared {
+  std::vector<kernels::AdamWTensor> tensors;
+  std::vector<kernels::Buffer> grads;
+  std::vector<Tensor> alive;
+  std::vector<std::pair<Tensor, Tensor>> copy_back;  // (destination, copy)
+
+  const void* read(const Layout& layout, const Tensor& tensor) {
+    alive.push_back(layout.bring(tensor));
+    return alive.back().const_data_ptr();
+  }
+  void* write(const Layout& layout, const Tensor& tensor) {
+    alive.push_back(layout.bring(tensor));
+    if (!alive.back().is_same(tensor)) copy_back.emplace_back(tensor, alive.back());
+    return alive.back().mutable_data_ptr();
+  }
+};
+
+Prepared prepare(const Arguments& args) {
+  Prepared prepared;
+  const size_t count = args.params.size();
+  prepared.tensors.reserve(count);
+  prepared.grads.reserve(count);
+  prepared.alive.reserve(4 * count);
+  for (size_t i = 0; i < count; ++i) {
+    const Tensor& param = args.params[i];
+    const Layout layout(param);
+    const auto dtype = dtype_tag(param.scalar_type(), "a parameter");
+    const Tensor& cohort = args.cohorts[i];
+    const int64_t key = args.rounding_keys.empty() ? 0 : args.rounding_keys[i];
+    prepared.tensors.push_back({
+        .param = prepared.write(layout, param),
+        .grad = prepared.read(layout, args.grads[i]),
+        .exp_avg = prepared.write(layout, args.exp_avgs[i]),
+        .exp_avg_sq = prepared.write(layout, args.exp_avg_sqs[i]),
+        .cohort = cohort.numel() == 0 ? nullptr : cohort.const_data_ptr<uint8_t>(),
+        .size = param.numel(),
+        .param_dtype = dtype,
+        .grad_dtype = dtype,
+        .cohorts = reinterpret_cast<const kernels::CohortRow*>(args.tables[i].const_data_ptr<double>()),
+        .cohort_rows = args.tables[i].size(0),
+        .beta1 = args.beta1[i],
+        .beta2 = args.beta2[i],
+        .eps = args.eps[i],
+        .l2 = args.l2[i],
+        .maximize = args.maximize[i],
+        .stochastic_rounding = key != 0 && dtype == kernels::DType::bf16,
+        .rounding_key = static_cast<uint64_t>(key),
+    });
+    prepared.grads.push_back({prepared.tensors.back().grad, param.numel(), dtype});
+  }
+  return prepared;
+}
+
+void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs,
+                    TensorList cohorts, TensorList tables, at::ArrayRef<double> beta1,
+                    at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
+                    const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
+                    const c10::List<std::string>& names, bool check_finite) {
+  const Arguments args{params, grads, exp_avgs, exp_avg_sqs, cohorts,       tables, beta1,
+                       beta2,  eps,   l2,       maximize,    rounding_keys, names};
+  check_lengths(args);
+  for (size_t i = 0; i < params.size(); ++i) check_tensor(args, i, names[i]);
+  check_disjoint(args);
+  const Prepared prepared = prepare(args);
+  const auto count = static_cast<int64_t>(params.size());
+  if (check_finite) {
+    const int64_t bad = kernels::cpu::first_nonfinite(executor(), prepared.grads.data(), count);
+    TORCH_CHECK(bad < 0, "smet::adamw_step_: the gradient of '", std::string(names[static_cast<size_t>(bad)]),
+                "' holds NaN or infinity; nothing was changed. Find where the loss left the finite range, or "
+                "skip this step (a GradScaler does)");
+  }
+  check_status(kernels::cpu::adamw_step(executor(), {prepared.tensors.data(), count}), "adamw_step_");
+  for (const auto& [destination, copy] : prepared.copy_back) destination.copy_(copy);
+  // What autograd saved of these tensors is now stale; without this a backward through it would not notice.
+  for (const Tensor& param : params) param.unsafeGetTensorImpl()->bump_version();
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(smet, m) {
+  m.def(
+      "adamw_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+      "Tensor[] cohorts, Tensor[] tables, float[] beta1, float[] beta2, float[] eps, float[] l2, "
+      "bool[] maximize, int[] rounding_keys, str[] names, bool check_finite=True) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(smet, CPU, m) {
+  m.impl("adamw_step_", &adamw_step_cpu);
+}
+
+}  // namespace smet::ops

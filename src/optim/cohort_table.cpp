@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "src/optim/cohort_table.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/adamw_step.h"
+#include "kernels/philox.h"
+
+namespace smet {
+
+void AdamWHyper::check() const {
+  // The wording of torch's own AdamW, then what is expected.
+  TORCH_CHECK_VALUE(lr >= 0 && std::isfinite(lr), "Invalid learning rate: ", lr,
+                    "; expected a finite number >= 0");
+  TORCH_CHECK_VALUE(beta1 >= 0 && beta1 < 1, "Invalid beta parameter at index 0: ", beta1,
+                    "; expected 0 <= beta < 1");
+  TORCH_CHECK_VALUE(beta2 >= 0 && beta2 < 1, "Invalid beta parameter at index 1: ", beta2,
+                    "; expected 0 <= beta < 1");
+  TORCH_CHECK_VALUE(eps >= 0 && std::isfinite(eps), "Invalid epsilon value: ", eps,
+                    "; expected a finite number >= 0");
+  TORCH_CHECK_VALUE(weight_decay >= 0 && std::isfinite(weight_decay),
+                    "Invalid weight_decay value: ", weight_decay, "; expected a finite number >= 0");
+  TORCH_CHECK_VALUE(std::isfinite(density_scaling), "Invalid density_scaling value: ", density_scaling,
+                    "; expected a finite exponent (0.5: lr / sqrt(density), 0: off)");
+  age_schedule.check();
+}
+
+at::Tensor CohortTables::table(const CohortClock& clock, const AdamWHyper& hyper, double density,
+                               std::string_view name) {
+  TORCH_CHECK_VALUE(std::isfinite(hyper.lr), "smet: the learning rate of '", name, "' is ", hyper.lr,
+                    "; nothing was changed");
+  TORCH_CHECK_VALUE(density > 0 && density <= 1, "smet: '", name, "' has density ", density,
+                    "; expected 0 < density <= 1");
+  const Ages& ages = this->ages(clock, hyper, name);
+  const double rate = hyper.lr * std::pow(density, -hyper.density_scaling);
+  const double decay = hyper.coupled_weight_decay ? 0 : hyper.weight_decay;
+  for (const Entry& entry : entries_) {
+    if (entry.ages == &ages && entry.rate == rate && entry.decay == decay) return entry.table;
+  }
+  const std::int64_t rows = clock.births == nullptr ? 1 : kCohortIds;
+  at::Tensor table = at::empty({rows, 3}, at::kDouble);
+  auto* row = reinterpret_cast<kernels::CohortRow*>(table.mutable_data_ptr<double>());
+  for (std::size_t id = 0; id < static_cast<std::size_t>(rows); ++id) {
+    const double lr_w = rate * ages.warm[id];
+    row[id] = {1 - lr_w * decay, lr_w / ages.bias1[id], ages.bias2_sqrt[id]};
+  }
+  entries_.push_back({&ages, rate, decay, table});
+  return table;
+}
+
+const CohortTables::Ages& CohortTables::ages(const CohortClock& clock, const AdamWHyper& hyper,
+                                             std::string_view name) {
+  const bool has_births = clock.births != nullptr;
+  for (const Ages& known : ages_) {
+    if (known.step == clock.step && known.beta1 == hyper.beta1 && known.beta2 == hyper.beta2 &&
+        known.local_age == hyper.local_age && known.has_births == has_births &&
+        (known.schedule == &hyper.age_schedule || *known.schedule == hyper.age_schedule) &&
+        (!has_births || std::equal(known.births.begin(), known.births.end(), clock.births))) {
+      return known;
+    }
+  }
+  TORCH_CHECK_VALUE(clock.step >= 1, "smet: the coming step of '", name, "' is ", clock.step,
+                    "; expected at least 1");
+  Ages ages{};
+  ages.step = clock.step;
+  ages.has_births = has_births;
+  ages.beta1 = hyper.beta1;
+  ages.beta2 = hyper.beta2;
+  ages.local_age = hyper.local_age;
+  ages.schedule = &hyper.age_schedule;
+  if (has_births) std::copy_n(clock.births, kCohortIds, ages.births.begin());
+  for (std::size_t id = 0; id < (has_births ? ages.births.size() : 1); ++id) {
+    const std::int64_t birth = ages.births[id];
+    if (birth < 0 && id > 0) {
+      ages.bias1[id] = ages.bias1[0];
+      ages.bias2_sqrt[id] = ages.bias2_sqrt[0];
+      ages.warm[id] = ages.warm[0];
+      continue;
+    }
+    TORCH_CHECK_VALUE(birth >= 0 && birth < clock.step, "smet: cohort ", id, " of '", name,
+                      "' was born at step ", birth, ", not in 0 to ", clock.step - 1,
+                      ", the steps before this one: the optimizer state does not belong to this run");
+    const std::int64_t age = clock.step - birth;
+    const auto corrected = static_cast<double>(hyper.local_age ? age : clock.step);
+    ages.bias1[id] = 1 - std::pow(hyper.beta1, corrected);
+    // pow, as Python's ** 0.5 in torch's AdamW: the two can differ in the last bit
+    ages.bias2_sqrt[id] = std::pow(1 - std::pow(hyper.beta2, corrected), 0.5);
+    ages.warm[id] = birth > 0 ? hyper.age_schedule(age) : 1;
+  }
+  ages_.push_back(ages);
+  return ages_.back();
+}
+
+std::int64_t rounding_key(std::uint64_t seed, std::int64_t index, std::int64_t step) {
+  using kernels::mix64;
+  const std::uint64_t parameter =
+      mix64(seed + 0x9E3779B97F4A7C15ULL * (static_cast<std::uint64_t>(index) + 1));
+  const std::uint64_t key = mix64(parameter ^ mix64(static_cast<std::uint64_t>(step)));
+  return static_cast<std::int64_t>(key == 0 ? 1 : key);
+}
+
+}  // namespace smet

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The one place where ages become numbers: rows (decay, step_size, bc2_sqrt) of the AdamW kernel's table, in
+// double, for both front ends.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <list>
+#include <string_view>
+
+#include "smet/age_schedule.h"
+
+namespace smet {
+
+inline constexpr std::int64_t kCohortIds = 256;
+
+// Options of one parameter group, as method.md names them.
+struct AdamWHyper {
+  double lr = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0.01;
+  bool coupled_weight_decay = false;
+  double density_scaling = 0.5;  // p: the learning rate is multiplied by density^-p
+  AgeSchedule age_schedule;
+  bool local_age = true;  // false: bias corrections by the global step (plain Adam), for comparison
+  bool maximize = false;
+  bool stochastic_rounding = false;
+  std::uint64_t seed = 0;
+
+  // Throws ValueError naming the option that is out of range.
+  void check() const;
+};
+
+// When the weights of one parameter were born.
+struct CohortClock {
+  std::int64_t step;           // updates of this parameter, counting the coming one; >= 1
+  const std::int64_t* births;  // [256]: step after which the cohort was regrown, 0 = initial, -1 = unused id.
+                               // Null: a dense parameter, one row
+};
+
+// Tables of one optimizer step. Layers that share clock and options share a table; layers that differ in
+// density alone share the costly part. Row of a cohort with age a = step - birth:
+//   lr_w      = lr * density^-p * (birth > 0 ? warm(a) : 1)
+//   decay     = 1 - lr_w * weight_decay        (1 when the decay is coupled)
+//   step_size = lr_w / (1 - beta1^A)
+//   bc2_sqrt  = (1 - beta2^A)^0.5              A = local_age ? a : step
+// Rows of unused ids repeat row 0, so that every id is defined.
+class CohortTables {
+ public:
+  // float64 [256, 3], or [1, 3] without births. Throws ValueError, naming the parameter, when a birth is not
+  // before the step, lr is not finite or density is not in (0, 1]. The tensor must not be written.
+  at::Tensor table(const CohortClock& clock, const AdamWHyper& hyper, double density, std::string_view name);
+
+ private:
+  struct Ages {
+    std::int64_t step;
+    bool has_births;
+    std::array<std::int64_t, kCohortIds> births;
+    double beta1, beta2;
+    bool local_age;
+    const AgeSchedule* schedule;
+    std::array<double, kCohortIds> bias1, bias2_sqrt, warm;  // per id
+  };
+  struct Entry {
+    const Ages* ages;
+    double rate, decay;
+    at::Tensor table;
+  };
+
+  const Ages& ages(const CohortClock& clock, const AdamWHyper& hyper, std::string_view name);
+
+  std::list<Ages> ages_;  // a list: entries point into it
+  std::list<Entry> entries_;
+};
+
+// Key of the stochastic rounding of parameter `index` (in optimizer order) at `step`; never 0, which means
+// off.
+std::int64_t rounding_key(std::uint64_t seed, std::int64_t index, std::int64_t step);
+
+}  // namespace smet

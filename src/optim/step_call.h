@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// One optimizer step over any number of parameter groups: both front ends collect, this builds the tables and
+// makes the one operator call.
+#pragma once
+
+#include <ATen/core/List.h>
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "src/optim/cohort_table.h"
+
+namespace smet {
+
+// One parameter with its state before the step. `cohort` and `births` are undefined for dense parameters.
+struct ParamUpdate {
+  at::Tensor param, grad, exp_avg, exp_avg_sq;
+  at::Tensor cohort;       // uint8 [n]
+  at::Tensor births;       // int64 CPU [256]
+  std::int64_t step = 0;   // updates so far; the front end adds 1 after run()
+  std::int64_t index = 0;  // in optimizer order
+  std::string name;        // for errors
+};
+
+class StepCall {
+ public:
+  // Computes the tables; throws before anything is changed. `hyper` must outlive the call to run().
+  void add(const ParamUpdate& update, const AdamWHyper& hyper);
+
+  // smet::adamw_step_ of everything that was added; nothing when that is nothing.
+  void run(bool check_finite);
+
+ private:
+  CohortTables cohort_tables_;
+  std::vector<at::Tensor> params_, grads_, exp_avgs_, exp_avg_sqs_, cohorts_, tables_;
+  std::vector<double> beta1_, beta2_, eps_, l2_;
+  c10::List<bool> maximize_;
+  std::vector<std::int64_t> rounding_keys_;
+  c10::List<std::string> names_;
+};
+
+// Density of `param` where it is the values of a sparse layer, else 1.
+double density_of(const at::Tensor& param);
+
+}  // namespace smet
