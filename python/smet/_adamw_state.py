@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from smet import _C
+from smet._names import canonical_name
 
 COHORT_IDS = 256
 CALLABLE = "callable"  # how a callable age schedule is written in a state dict
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _COHORTS = ("cohort", "births")
-_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.", "module.")
 
 State = dict[str, Any]
 Group = dict[str, Any]
@@ -55,13 +55,6 @@ def reset_state(state: State) -> None:
         state[key].zero_()
     if "births" in state:
         state["births"][1:] = -1
-
-
-def canonical_name(name: str) -> str:
-    """The name without the prefixes that wrappers (DDP, torch.compile, FSDP, checkpointing) put in."""
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
 
 
 def load_groups(groups: list[Group], saved_groups: list[Group]) -> list[Group]:
