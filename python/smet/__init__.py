@@ -1,7 +1,56 @@
-"""Train language models of which only a fraction of the weights ever exists."""
+# SPDX-License-Identifier: BSD-3-Clause
+"""Train language models of which only a fraction of the weights ever exists.
 
-import torch  # noqa: F401  (loads the libraries that _C links)
+Names are resolved on first use (PEP 562), so that `smet --help` answers before torch (2 s) is loaded.
+Where torch is loaded already there is nothing to save, and the operators are registered at once.
+"""
 
-from smet import _C as _C
+import importlib
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smet.compact_adamw import CompactAdamW as CompactAdamW
 
 __version__ = "0.1.0"
+
+_MODULE_OF = {
+    "CompactAdamW": "compact_adamw",
+    "SparseLinear": "sparse_linear",
+    "TopologyScheduler": "topology_scheduler",
+    "densify_": "convert",
+    "estimate": "estimate",
+    "report": "report",
+    "sparse_layers": "convert",
+    "sparsify_": "convert",
+}
+__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+
+def _load_engine() -> Any:
+    """Load `_C`, which registers the operators, and their fakes; torch first, whose libraries `_C` links."""
+    importlib.import_module("torch")
+    engine = importlib.import_module("smet._C")
+    if importlib.util.find_spec("smet._fakes"):
+        importlib.import_module("smet._fakes")
+    return engine
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_C":
+        return _load_engine()
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'smet' has no attribute '{name}'")
+    _load_engine()
+    value = getattr(importlib.import_module(f"smet.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
+
+
+if "torch" in sys.modules:
+    _load_engine()
