@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Which parameters are the packed values of a sparse layer, and of what shape. An optimizer that is given
+// parameters alone learns each layer's density here.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace smet {
+
+struct ValuesInfo {
+  std::int64_t out_features;
+  std::int64_t in_features;
+  std::string name;  // canonical layer name, "" while unknown
+
+  // Fraction of the positions that are active; 1 for a layer without positions.
+  double density(std::int64_t nnz) const {
+    const double positions = static_cast<double>(out_features) * static_cast<double>(in_features);
+    return positions > 0 ? static_cast<double>(nnz) / positions : 1.0;
+  }
+};
+
+// Records that `values` [n] are the active weights of an out_features x in_features layer. A second call
+// replaces what the first said. The registry holds no reference that keeps the tensor alive. Throws
+// ValueError when values is undefined or not 1-D, or has more elements than the layer has positions.
+// Thread-safe.
+void register_values(const at::Tensor& values, std::int64_t out_features, std::int64_t in_features,
+                     std::string name = "");
+
+// What was registered for this very tensor object (not for a copy or view of it).
+std::optional<ValuesInfo> values_info(const at::Tensor& values);
+
+}  // namespace smet

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The ways to compute a sparse layer, in one table. Adding an algorithm is one row in algorithm_table.cpp:
+// tests and benchmarks iterate the table, `auto` takes the first row that applies.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "kernels/types.h"
+
+namespace smet::ops {
+
+// What an algorithm sees of a layer besides its activations. n = pattern.nnz.
+struct SparseProblem {
+  kernels::Pattern pattern;
+  at::ScalarType dtype;    // of activations and values alike
+  c10::DeviceType device;  //
+  int64_t tokens;          // rows of the activations
+};
+
+// Activations are 2-D with unit stride along the features, in the problem's dtype; values [n] are contiguous.
+// Each function returns a new tensor in the problem's dtype, every element rounded to it once.
+struct Algorithm {
+  const char* name;
+  c10::DeviceType device;
+  bool (*applies)(const SparseProblem& problem);
+
+  // y [T, out] = x [T, in] W^T + bias
+  at::Tensor (*forward)(const SparseProblem& problem, const at::Tensor& x, const at::Tensor& values,
+                        const std::optional<at::Tensor>& bias);
+  // dx [T, in] = dy [T, out] W
+  at::Tensor (*backward_input)(const SparseProblem& problem, const at::Tensor& dy, const at::Tensor& values);
+  // dvalues [n] = (dy^T x) at the active positions
+  at::Tensor (*backward_values)(const SparseProblem& problem, const at::Tensor& dy, const at::Tensor& x);
+};
+
+// Every row, in the order in which `auto` tries them.
+const std::vector<Algorithm>& algorithm_table();
+
+// The row called `name`; for "auto" the environment variable SMET_ALGORITHM decides when it is set, else the
+// first row that applies. ValueError for an unknown name (it lists the known ones) and for an algorithm that
+// does not apply to the problem.
+const Algorithm& choose_algorithm(std::string_view name, const SparseProblem& problem);
+
+}  // namespace smet::ops
