@@ -22,7 +22,7 @@ test: build/tests
 	$(BIN)/python -m pytest
 
 bench: build/tests
-	$(BIN)/smet bench
+	scripts/bench.sh build/benchmarks
 
 lint: build/package
 	scripts/lint.sh $(BIN)

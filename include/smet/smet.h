@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Everything a C++ trainer needs: sparse layer, optimizer, topology.
+#pragma once
+
+#include "smet/age_schedule.h"
+#include "smet/compact_adamw.h"
+#include "smet/sparse_linear.h"
+#include "smet/topology_scheduler.h"
+#include "smet/version.h"
