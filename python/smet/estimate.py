@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Memory of a training run from a model's shape alone: nothing is built or allocated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from smet._memory import (
+    DENSE_KINDS,
+    KINDS,
+    SPARSE_KINDS,
+    dense_bytes,
+    formula_bytes,
+    sparse_bytes,
+)
+from smet._names import Pattern
+from smet._plan import SKIP, Density, Plan, make_plan
+from smet._text import format_bytes, format_count, text_table
+from smet.llama_sizes import LLAMA_SIZES, LlamaSize
+
+_DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes that persist from step to step. Print it for a table; every figure is exact."""
+
+    model: str
+    dtype: str  # of the weights
+    density: float  # n / positions
+    layers: int  # sparse layers
+    positions: int  # out * in, summed over the sparse layers
+    n: int  # weights that exist in them
+    dense_parameters: int  # all other parameters
+    by_kind: dict[str, int] = field(repr=False)
+    dense_by_kind: dict[str, int] = field(repr=False)  # all layers dense under AdamW, by the same kinds
+    formula: float = field(repr=False)  # of the sparse layers: ((2w + 2m + 1) d + 0.129) * positions
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return sum(self.by_kind.values())
+
+    @property
+    def dense_adamw_bytes(self) -> int:
+        """All bytes when every layer is dense and trained by AdamW in the same dtypes."""
+        return sum(self.dense_by_kind.values())
+
+    @property
+    def ratio(self) -> float:
+        """total / dense_adamw_bytes."""
+        return self.total / self.dense_adamw_bytes
+
+    @property
+    def sparse_total(self) -> int:
+        """Bytes of the sparse layers alone."""
+        return sum(self.by_kind[kind] for kind in SPARSE_KINDS)
+
+    @property
+    def sparse_ratio(self) -> float:
+        """Bytes of the sparse layers against the same layers dense under AdamW."""
+        return self.sparse_total / sum(self.dense_by_kind[kind] for kind in SPARSE_KINDS)
+
+    def __str__(self) -> str:
+        """The table."""
+        rows = [self._row(kind) for kind in SPARSE_KINDS]
+        dense_total = sum(self.dense_by_kind[kind] for kind in SPARSE_KINDS)
+        rows.append(_row("sparse layers", self.sparse_total, dense_total))
+        rows += [self._row(kind) for kind in DENSE_KINDS]
+        rows.append(_row("total", self.total, self.dense_adamw_bytes))
+        return "\n".join(
+            [
+                f"{self.model}: {format_count(self.positions + self.dense_parameters)} positions, "
+                f"{format_count(self.n + self.dense_parameters)} weights exist; {self.layers} layers at "
+                f"density {self.density:.4g}; weights and gradients {self.dtype}",
+                *text_table(("", "smet", "dense AdamW", "ratio"), rows),
+                f"dense {format_bytes(self.dense_adamw_bytes)} -> {format_bytes(self.total)} (weights, "
+                "gradients, optimizer state, index; activations come on top)",
+            ]
+        )
+
+    def _row(self, kind: str) -> list[str]:
+        return _row(kind.replace("_", " "), self.by_kind[kind], self.dense_by_kind[kind])
+
+
+def estimate(
+    model: str | LlamaSize | Mapping[str, Any] | nn.Module | Any,
+    density: Density = 0.25,
+    *,
+    dtype: str | torch.dtype | None = None,
+    distribution: str = "uniform",
+    include: Pattern | Iterable[Pattern] | None = None,
+    skip: Pattern | Iterable[Pattern] = SKIP,
+    vocab: int | None = None,
+) -> Estimate:
+    """Bytes that training `model` sparsely keeps from step to step, against dense AdamW in the same dtypes.
+
+    Args:
+        model: a size of the paper ("9m" ... "7b"), a LlamaSize, a transformers configuration (the object, or
+            a mapping of its fields with model_type), or a module (on the meta device it costs nothing).
+        density, distribution, include, skip: as in `sparsify_`.
+        dtype: of weights and gradients; None = the module's own, float32 for a size. Moments are float32,
+            float64 for float64.
+        vocab: vocabulary of a named size; None = 32,000.
+
+    Raises what `sparsify_` raises, ValueError for an unknown size or dtype, and TypeError for anything else
+    that is no model. Only configurations import transformers.
+    """
+    weight_dtype = None if dtype is None else _dtype(dtype)
+    label, module = _on_meta(model, vocab)
+    plan = make_plan(module, density, distribution=distribution, include=include, skip=skip)
+    return _estimate(label, module, plan, weight_dtype)
+
+
+def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | None) -> Estimate:
+    by_kind, dense_by_kind = Counter(dict.fromkeys(KINDS, 0)), Counter(dict.fromkeys(KINDS, 0))
+    formula, dtypes = 0.0, set()
+    sparse = set()
+    for layer in plan.layers:
+        weight = layer.module.weight
+        assert isinstance(weight, torch.Tensor)
+        sparse.add(id(weight))
+        weight_dtype = dtype or weight.dtype
+        dtypes.add(str(weight_dtype).removeprefix("torch."))
+        positions = layer.out_features * layer.in_features
+        by_kind.update(sparse_bytes(layer.out_features, layer.in_features, layer.n, weight_dtype))
+        full = dense_bytes(positions, weight_dtype)
+        dense_by_kind.update({kind.removeprefix("dense_"): count for kind, count in full.items()})
+        formula += formula_bytes(positions, layer.n, weight_dtype)
+    dense_parameters = 0
+    for parameter in module.parameters():
+        if id(parameter) in sparse:
+            continue
+        dense_parameters += parameter.numel()
+        other = parameter.dtype if dtype is None or not parameter.is_floating_point() else dtype
+        counts = dense_bytes(parameter.numel(), other)
+        if not parameter.requires_grad:
+            counts = {"dense_weights": counts["dense_weights"]}
+        by_kind.update(counts)
+        dense_by_kind.update(counts)
+    n, positions = sum(layer.n for layer in plan.layers), plan.positions
+    return Estimate(
+        model=label,
+        dtype=", ".join(sorted(dtypes)),
+        density=n / positions,
+        layers=len(plan.layers),
+        positions=positions,
+        n=n,
+        dense_parameters=dense_parameters,
+        by_kind=dict(by_kind),
+        dense_by_kind=dict(dense_by_kind),
+        formula=formula,
+    )
+
+
+def _on_meta(model: Any, vocab: int | None) -> tuple[str, nn.Module]:
+    """A label, and a module that holds the shapes."""
+    if isinstance(model, str):
+        if model not in LLAMA_SIZES:
+            raise ValueError(f"unknown model size {model!r}; there are {', '.join(LLAMA_SIZES)}")
+        label, model = f"LLaMA {model}", LLAMA_SIZES[model]
+    else:
+        label = type(model).__name__
+    if isinstance(model, LlamaSize):
+        return label, replace(model, vocab=vocab or model.vocab).skeleton()
+    if vocab is not None:
+        raise ValueError("vocab= goes with a named size; a configuration or a module has its own")
+    if isinstance(model, nn.Module):
+        return label, model
+    return label, _of_config(model)
+
+
+def _of_config(config: Any) -> nn.Module:
+    if not isinstance(config, Mapping) and not hasattr(config, "model_type"):
+        raise TypeError(
+            f"expected a model size, a transformers configuration or a module; got {type(config).__name__}"
+        )
+    import transformers
+
+    if isinstance(config, Mapping):
+        fields = dict(config)
+        if "model_type" not in fields:
+            raise ValueError("a mapping of configuration fields needs 'model_type', such as 'llama'")
+        config = transformers.AutoConfig.for_model(**fields)
+    causal, other = transformers.AutoModelForCausalLM, transformers.AutoModel
+    with torch.device("meta"):
+        try:
+            model: nn.Module = causal.from_config(config)  # type: ignore[no-untyped-call]
+        except ValueError:  # not a causal language model
+            model = other.from_config(config)  # type: ignore[no-untyped-call]
+    return model
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, str):
+        if dtype not in _DTYPES:
+            raise ValueError(f"unknown dtype {dtype!r}; there are {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
+    if dtype not in _DTYPES.values():
+        raise ValueError(f"weights of dtype {dtype} are not trained; expected one of {', '.join(_DTYPES)}")
+    return dtype
+
+
+def _row(name: str, packed: int, dense: int) -> list[str]:
+    ratio = f"{packed / dense:.3f}" if dense else ""
+    return [name, format_bytes(packed), format_bytes(dense), ratio]
