@@ -88,7 +88,7 @@ void compact_adamw_step(const std::vector<std::pair<py::dict, std::vector<Item>>
       update.name = name;
       steps.push_back(step_counter(state, name));
       update.step = *steps.back();
-      call.add(update, hyper);
+      call.add(std::move(update), hyper);
     }
   }
   {
@@ -104,6 +104,9 @@ void bind_optim(py::module_& module) {
   module.def(
       "check_adamw_options", [](const py::dict& group) { make_hyper(group).check(); }, py::arg("group"),
       "Raises ValueError naming the option of a parameter group that is out of range.");
+  module.def("check_cohorts", &check_cohorts, py::arg("cohort"), py::arg("births"), py::arg("n"),
+             py::arg("step"), py::arg("name"),
+             "Raises ValueError unless loaded cohorts and births fit n weights at that step.");
   module.def("compact_adamw_step", &compact_adamw_step, py::arg("groups"), py::arg("check_finite"),
              "One AdamW step of every (options, [(param, state, name, index)]); nothing changes on error.");
   module.def(

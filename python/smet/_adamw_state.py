@@ -156,24 +156,8 @@ def check_saved_state(saved: State, param: Tensor, name: str) -> int:
     if not (step >= 0 and step == int(step)):
         raise fail(f"step is {step}, expected a count of updates")
     if "cohort" in required:
-        _check_cohorts(saved, param, int(saved["step"]), fail)
+        _C.check_cohorts(saved["cohort"], saved["births"], param.numel(), int(step), name)
     return int(saved["step"])
-
-
-def _check_cohorts(saved: State, param: Tensor, step: int, fail: Any) -> None:
-    cohort, births = saved["cohort"], saved["births"]
-    if cohort.dtype != torch.uint8 or cohort.shape != param.shape:
-        raise fail(f"'cohort' is {cohort.dtype} {list(cohort.shape)}, expected uint8 {list(param.shape)}")
-    if births.dtype != torch.int64 or births.shape != (COHORT_IDS,):
-        raise fail(f"'births' is {births.dtype} {list(births.shape)}, expected int64 [{COHORT_IDS}]")
-    births = births.cpu()
-    if int(births.max()) > step or int(births.min()) < -1 or int(births[0]) < 0:
-        raise fail(f"births are outside 0 to {step}, the step of the parameter (-1: unused id)")
-    used = torch.bincount(cohort.cpu().reshape(-1), minlength=COHORT_IDS) > 0
-    if bool((used & (births < 0)).any()):
-        raise fail(
-            f"weights carry the cohort id {int((used & (births < 0)).nonzero()[0])}, which has no birth"
-        )
 
 
 def copy_state(saved: State, state: State, step: int) -> None:

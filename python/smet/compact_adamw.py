@@ -148,8 +148,8 @@ class CompactAdamW(torch.optim.Optimizer):
             if model is not None and not any(param is other for other in model.parameters()):
                 raise RuntimeError(
                     f"parameter '{name}' was replaced in the model after this optimizer was built, so its "
-                    "updates would be lost; nothing was changed. Build the optimizer after everything that makes "
-                    "new parameters (sparsify_, some .to() calls, wrapping), or assign to .data"
+                    "updates would be lost; nothing was changed. Build the optimizer after everything that "
+                    "makes new parameters (sparsify_, some .to() calls, wrapping), or assign to .data"
                 )
 
     # The step

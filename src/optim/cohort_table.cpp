@@ -95,6 +95,30 @@ const CohortTables::Ages& CohortTables::ages(const CohortClock& clock, const Ada
   return ages_.back();
 }
 
+void check_cohorts(const at::Tensor& cohort, const at::Tensor& births, std::int64_t n, std::int64_t step,
+                   const std::string& name) {
+  const std::string where = "smet: loaded optimizer state of '" + name + "': ";
+  TORCH_CHECK_VALUE(cohort.defined() && births.defined(), where,
+                    "no cohort or no births; nothing was changed");
+  TORCH_CHECK_VALUE(cohort.scalar_type() == at::kByte && cohort.dim() == 1 && cohort.numel() == n, where,
+                    "cohort is ", cohort.scalar_type(), " ", cohort.sizes(), ", expected uint8 [", n,
+                    "]; nothing was changed");
+  TORCH_CHECK_VALUE(births.scalar_type() == at::kLong && births.dim() == 1 && births.numel() == kCohortIds,
+                    where, "births are ", births.scalar_type(), " ", births.sizes(),
+                    ", expected int64 [256]; nothing was changed");
+  const at::Tensor ids = cohort.cpu().contiguous();
+  std::array<bool, kCohortIds> used{};
+  used[0] = true;
+  for (std::int64_t i = 0; i < n; ++i) used[ids.const_data_ptr<std::uint8_t>()[i]] = true;
+  const at::Tensor steps = births.cpu().contiguous();
+  for (std::size_t id = 0; id < used.size(); ++id) {
+    const std::int64_t birth = steps.const_data_ptr<std::int64_t>()[id];
+    TORCH_CHECK_VALUE(birth <= step && birth >= (used[id] ? 0 : -1), where, "cohort ", id,
+                      used[id] ? "" : ", unused,", " was born at step ", birth, ", expected 0 to ", step,
+                      "; nothing was changed");
+  }
+}
+
 std::int64_t rounding_key(std::uint64_t seed, std::int64_t index, std::int64_t step) {
   using kernels::mix64;
   const std::uint64_t parameter =

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <list>
+#include <string>
 #include <string_view>
 
 #include "smet/age_schedule.h"
@@ -76,6 +77,12 @@ class CohortTables {
   std::list<Ages> ages_;  // a list: entries point into it
   std::list<Entry> entries_;
 };
+
+// Throws ValueError, naming the parameter, unless `cohort` is uint8 [n], `births` int64 [256], the births lie
+// in 0 to `step` (-1: unused id) and every id that a weight carries has one. For state that comes from a
+// file.
+void check_cohorts(const at::Tensor& cohort, const at::Tensor& births, std::int64_t n, std::int64_t step,
+                   const std::string& name);
 
 // Key of the stochastic rounding of parameter `index` (in optimizer order) at `step`; never 0, which means
 // off.

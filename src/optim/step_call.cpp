@@ -5,6 +5,10 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
+#include <utility>
+
+#include "smet/values_registry.h"
+
 namespace smet {
 namespace {
 
@@ -42,16 +46,17 @@ void check_same_place(const ParamUpdate& update) {
 
 }  // namespace
 
-void StepCall::add(const ParamUpdate& update, const AdamWHyper& hyper) {
+void StepCall::add(ParamUpdate update, const AdamWHyper& hyper) {
+  if (update.name.empty()) update.name = default_name(update.param, update.index);
   check_same_place(update);
   const CohortClock clock{update.step + 1, births_of(update)};
   tables_.push_back(cohort_tables_.table(clock, hyper, density_of(update.param), update.name));
-  params_.push_back(update.param);
-  grads_.push_back(update.grad);
-  exp_avgs_.push_back(update.exp_avg);
-  exp_avg_sqs_.push_back(update.exp_avg_sq);
+  params_.push_back(std::move(update.param));
+  grads_.push_back(std::move(update.grad));
+  exp_avgs_.push_back(std::move(update.exp_avg));
+  exp_avg_sqs_.push_back(std::move(update.exp_avg_sq));
   static const at::Tensor no_cohort = at::empty({0}, at::kByte);
-  cohorts_.push_back(update.cohort.defined() ? update.cohort : no_cohort);
+  cohorts_.push_back(update.cohort.defined() ? std::move(update.cohort) : no_cohort);
   beta1_.push_back(hyper.beta1);
   beta2_.push_back(hyper.beta2);
   eps_.push_back(hyper.eps);
@@ -59,7 +64,7 @@ void StepCall::add(const ParamUpdate& update, const AdamWHyper& hyper) {
   maximize_.push_back(hyper.maximize);
   rounding_keys_.push_back(hyper.stochastic_rounding ? rounding_key(hyper.seed, update.index, clock.step)
                                                      : 0);
-  names_.push_back(update.name);
+  names_.push_back(std::move(update.name));
 }
 
 void StepCall::run(bool check_finite) {
@@ -68,9 +73,14 @@ void StepCall::run(bool check_finite) {
               maximize_, rounding_keys_, names_, check_finite);
 }
 
+std::string default_name(const at::Tensor& param, std::int64_t index) {
+  const auto info = values_info(param);
+  return info && !info->name.empty() ? info->name + ".values" : "parameter " + std::to_string(index);
+}
+
 double density_of(const at::Tensor& param) {
-  (void)param;
-  return 1;
+  const auto info = values_info(param);
+  return info && param.numel() > 0 ? info->density(param.numel()) : 1;
 }
 
 }  // namespace smet

@@ -21,13 +21,13 @@ struct ParamUpdate {
   at::Tensor births;       // int64 CPU [256]
   std::int64_t step = 0;   // updates so far; the front end adds 1 after run()
   std::int64_t index = 0;  // in optimizer order
-  std::string name;        // for errors
+  std::string name;        // for errors; "" = default_name
 };
 
 class StepCall {
  public:
   // Computes the tables; throws before anything is changed. `hyper` must outlive the call to run().
-  void add(const ParamUpdate& update, const AdamWHyper& hyper);
+  void add(ParamUpdate update, const AdamWHyper& hyper);
 
   // smet::adamw_step_ of everything that was added; nothing when that is nothing.
   void run(bool check_finite);
@@ -40,6 +40,9 @@ class StepCall {
   std::vector<std::int64_t> rounding_keys_;
   c10::List<std::string> names_;
 };
+
+// For errors: the registered name of a layer's values, else "parameter <index>".
+std::string default_name(const at::Tensor& param, std::int64_t index);
 
 // Density of `param` where it is the values of a sparse layer, else 1.
 double density_of(const at::Tensor& param);

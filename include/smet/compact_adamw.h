@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// AdamW for packed sparse layers and dense parameters, in one object and one kernel call.
+#pragma once
+
+#include <torch/arg.h>
+#include <torch/optim/optimizer.h>
+#include <torch/ordered_dict.h>
+#include <torch/serialize/archive.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "smet/age_schedule.h"
+
+namespace smet {
+
+// Options of one parameter group; the names are those of Python's CompactAdamW.
+struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<CompactAdamWOptions> {
+  CompactAdamWOptions(double lr = 1e-3) : lr_(lr) {}  // NOLINT: implicit, as torch's options are
+  using betas_t = std::tuple<double, double>;
+
+  TORCH_ARG(double, lr);
+  TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);
+  TORCH_ARG(double, eps) = 1e-8;
+  TORCH_ARG(double, weight_decay) = 1e-2;
+  TORCH_ARG(bool, coupled_weight_decay) = false;  // true: weight_decay * w is added to the gradient (Adam)
+  TORCH_ARG(double, density_scaling) = 0.5;       // p of lr * density^-p; 0 = off
+  TORCH_ARG(AgeSchedule, age_schedule);           // warm(a), see age_schedule.h
+  TORCH_ARG(bool, local_age) = true;  // false: moments corrected by the global step, as plain Adam
+  TORCH_ARG(bool, maximize) = false;
+  TORCH_ARG(bool, stochastic_rounding) = false;  // of bfloat16 parameters
+  TORCH_ARG(int64_t, seed) = 0;                  // of stochastic rounding
+  TORCH_ARG(bool, check_finite) = true;          // of the whole optimizer: the one it is constructed with
+
+ public:
+  // Shorthands for the fields of age_schedule.
+  CompactAdamWOptions& warmup(double updates);
+  CompactAdamWOptions& boost(double factor);
+  CompactAdamWOptions& boost_tau(double updates);
+
+  // Throws ValueError naming the option that is out of range.
+  void check() const;
+  // A custom age schedule is not written; loading keeps the one that is set.
+  void serialize(torch::serialize::InputArchive& archive) override;
+  void serialize(torch::serialize::OutputArchive& archive) const override;
+  double get_lr() const override { return lr(); }
+  void set_lr(double lr) override { lr_ = lr; }
+};
+
+// State of one parameter. It exists from construction; of a frozen parameter, from its first update.
+struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamState<CompactAdamWParamState> {
+  TORCH_ARG(int64_t, step) = 0;       // updates so far
+  TORCH_ARG(torch::Tensor, exp_avg);  // like the parameter; float32, float64 for float64
+  TORCH_ARG(torch::Tensor, exp_avg_sq);
+  TORCH_ARG(torch::Tensor, cohort);  // values of a sparse layer only: uint8 [n]
+  TORCH_ARG(torch::Tensor, births);  // and int64 [256]: step after which a cohort was regrown, -1 = unused id
+
+ public:
+  void serialize(torch::serialize::InputArchive& archive) override;
+  void serialize(torch::serialize::OutputArchive& archive) const override;
+};
+
+// For every active weight, a = number of its updates since it was (re)grown, counting this one:
+//   m <- beta1 m + (1 - beta1) g            v <- beta2 v + (1 - beta2) g^2
+//   lr_w = lr * density^-p * warm(a)
+//   w <- w - lr_w * ((m / (1 - beta1^a)) / (sqrt(v / (1 - beta2^a)) + eps) + weight_decay * w)
+// Dense parameters, and weights that stood at step 0, have the global step as age and warm = 1; density is
+// that of the layer (values_registry.h), 1 for dense parameters, which so get plain AdamW. Parameters without
+// a gradient, or that do not require one, are skipped and their step stands still. Source: SMET, arXiv
+// 2606.00888, section 3, with ages in place of a scaled first moment.
+class CompactAdamW : public torch::optim::Optimizer {
+ public:
+  // Throws ValueError for an empty list, a parameter that is listed twice or an option out of range;
+  // TypeError for a dtype other than float32, float64, bfloat16, float16.
+  explicit CompactAdamW(const std::vector<torch::optim::OptimizerParamGroup>& param_groups,
+                        CompactAdamWOptions defaults = {});
+  explicit CompactAdamW(std::vector<torch::Tensor> params, CompactAdamWOptions defaults = {});
+  // Keeps the names for errors: CompactAdamW(model->named_parameters(), ...).
+  explicit CompactAdamW(const torch::OrderedDict<std::string, torch::Tensor>& named_params,
+                        CompactAdamWOptions defaults = {});
+
+  void add_param_group(const torch::optim::OptimizerParamGroup& param_group);
+
+  // One update. Throws, with nothing changed: when a gradient holds NaN or infinity (check_finite), or a
+  // gradient or state does not fit its parameter. Returns what the closure returned, else an undefined
+  // tensor.
+  torch::Tensor step(LossClosure closure = nullptr) override;
+
+  // State of `param`, made now if it has none. Throws ValueError for a parameter of another optimizer.
+  CompactAdamWParamState& state_of(const torch::Tensor& param);
+
+  void save(torch::serialize::OutputArchive& archive) const override;
+  // Parameters are matched by order. Throws when the archive does not fit; nothing is changed then.
+  void load(torch::serialize::InputArchive& archive) override;
+
+ private:
+  void check_new_params(size_t first_group) const;
+  void make_states(size_t first_group);
+  std::string name_of(const torch::Tensor& param, int64_t index) const;
+  void check_loaded() const;
+
+  std::unordered_map<const void*, std::string> names_;
+};
+
+}  // namespace smet

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "smet/compact_adamw.h"
+
+#include <torch/optim/serialize.h>
+#include <torch/types.h>
+
+#include <unordered_set>
+#include <utility>
+
+#include "smet/values_registry.h"
+#include "src/optim/step_call.h"
+
+namespace smet {
+namespace {
+
+using torch::Tensor;
+using torch::optim::OptimizerParamGroup;
+
+const CompactAdamWOptions& options_of(const OptimizerParamGroup& group) {
+  return static_cast<const CompactAdamWOptions&>(group.options());
+}
+
+AdamWHyper make_hyper(const CompactAdamWOptions& options) {
+  AdamWHyper hyper;
+  hyper.lr = options.lr();
+  std::tie(hyper.beta1, hyper.beta2) = options.betas();
+  hyper.eps = options.eps();
+  hyper.weight_decay = options.weight_decay();
+  hyper.coupled_weight_decay = options.coupled_weight_decay();
+  hyper.density_scaling = options.density_scaling();
+  hyper.age_schedule = options.age_schedule();
+  hyper.local_age = options.local_age();
+  hyper.maximize = options.maximize();
+  hyper.stochastic_rounding = options.stochastic_rounding();
+  hyper.seed = static_cast<uint64_t>(options.seed());
+  return hyper;
+}
+
+at::ScalarType moment_type(const Tensor& param) {
+  return param.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+CompactAdamWParamState new_state(const Tensor& param) {
+  CompactAdamWParamState state;
+  const auto options = at::TensorOptions(moment_type(param)).requires_grad(false);
+  state.exp_avg(torch::zeros_like(param, options));
+  state.exp_avg_sq(torch::zeros_like(param, options));
+  if (values_info(param)) {
+    state.cohort(torch::zeros({param.numel()}, param.options().dtype(at::kByte).requires_grad(false)));
+    state.births(torch::full({kCohortIds}, -1, at::kLong));
+    state.births().mutable_data_ptr<int64_t>()[0] = 0;
+  }
+  return state;
+}
+
+}  // namespace
+
+void CompactAdamWOptions::check() const {
+  make_hyper(*this).check();
+}
+
+CompactAdamW::CompactAdamW(const std::vector<OptimizerParamGroup>& param_groups, CompactAdamWOptions defaults)
+    : Optimizer(param_groups, std::make_unique<CompactAdamWOptions>(std::move(defaults))) {
+  static_cast<const CompactAdamWOptions&>(*defaults_).check();
+  check_new_params(0);
+  make_states(0);
+}
+
+CompactAdamW::CompactAdamW(std::vector<Tensor> params, CompactAdamWOptions defaults)
+    : CompactAdamW({OptimizerParamGroup(std::move(params))}, std::move(defaults)) {}
+
+CompactAdamW::CompactAdamW(const torch::OrderedDict<std::string, Tensor>& named_params,
+                           CompactAdamWOptions defaults)
+    : CompactAdamW(named_params.values(), std::move(defaults)) {
+  for (const auto& entry : named_params) names_[entry.value().unsafeGetTensorImpl()] = entry.key();
+}
+
+void CompactAdamW::add_param_group(const OptimizerParamGroup& param_group) {
+  Optimizer::add_param_group(param_group);
+  const size_t added = param_groups_.size() - 1;
+  try {
+    check_new_params(added);
+  } catch (...) {
+    param_groups_.pop_back();
+    throw;
+  }
+  make_states(added);
+}
+
+void CompactAdamW::check_new_params(size_t first_group) const {
+  std::unordered_set<const void*> seen;
+  size_t total = 0;
+  for (size_t g = 0; g < param_groups_.size(); ++g) {
+    if (g >= first_group) options_of(param_groups_[g]).check();
+    for (const Tensor& param : param_groups_[g].params()) {
+      TORCH_CHECK_VALUE(seen.insert(param.unsafeGetTensorImpl()).second, "smet: a parameter of shape ",
+                        param.sizes(), " is listed twice; pass every parameter once");
+      TORCH_CHECK_TYPE(at::isFloatingType(param.scalar_type()) && param.itemsize() > 1,
+                       "smet: CompactAdamW got a parameter of dtype ", param.scalar_type(),
+                       "; expected float32, float64, bfloat16 or float16");
+      ++total;
+    }
+  }
+  TORCH_CHECK_VALUE(total > 0, "optimizer got an empty parameter list");
+}
+
+void CompactAdamW::make_states(size_t first_group) {
+  for (size_t g = first_group; g < param_groups_.size(); ++g) {
+    for (const Tensor& param : param_groups_[g].params()) {
+      if (param.requires_grad()) state_of(param);
+    }
+  }
+}
+
+CompactAdamWParamState& CompactAdamW::state_of(const Tensor& param) {
+  auto& slot = state_[param.unsafeGetTensorImpl()];
+  if (!slot) slot = std::make_unique<CompactAdamWParamState>(new_state(param));
+  return static_cast<CompactAdamWParamState&>(*slot);
+}
+
+std::string CompactAdamW::name_of(const Tensor& param, int64_t index) const {
+  const auto known = names_.find(param.unsafeGetTensorImpl());
+  return known != names_.end() ? known->second : default_name(param, index);
+}
+
+Tensor CompactAdamW::step(LossClosure closure) {
+  const torch::NoGradGuard no_grad;
+  Tensor loss;
+  if (closure) {
+    const at::AutoGradMode enable_grad(true);
+    loss = closure();
+  }
+  std::vector<AdamWHyper> hypers;
+  hypers.reserve(param_groups_.size());  // StepCall keeps references
+  std::vector<CompactAdamWParamState*> states;
+  StepCall call;
+  int64_t index = 0;
+  for (const OptimizerParamGroup& group : param_groups_) {
+    const AdamWHyper& hyper = hypers.emplace_back(make_hyper(options_of(group)));
+    for (const Tensor& param : group.params()) {
+      const int64_t position = index++;
+      if (!param.requires_grad() || !param.grad().defined()) continue;
+      CompactAdamWParamState& state = state_of(param);
+      call.add({.param = param,
+                .grad = param.grad(),
+                .exp_avg = state.exp_avg(),
+                .exp_avg_sq = state.exp_avg_sq(),
+                .cohort = state.cohort(),
+                .births = state.births(),
+                .step = state.step(),
+                .index = position,
+                .name = name_of(param, position)},
+               hyper);
+      states.push_back(&state);
+    }
+  }
+  call.run(static_cast<const CompactAdamWOptions&>(*defaults_).check_finite());
+  for (CompactAdamWParamState* state : states) state->step(state->step() + 1);
+  return loss;
+}
+
+void CompactAdamW::save(torch::serialize::OutputArchive& archive) const {
+  torch::optim::serialize<CompactAdamWParamState, CompactAdamWOptions>(archive, *this);
+}
+
+void CompactAdamW::load(torch::serialize::InputArchive& archive) {
+  // torch's reader writes into the optimizer as it goes; what it replaces is kept until the result is
+  // checked.
+  auto old_state = std::move(state_);
+  state_ = {};
+  std::vector<CompactAdamWOptions> old_options;
+  for (const OptimizerParamGroup& group : param_groups_) old_options.push_back(options_of(group));
+  try {
+    torch::optim::serialize<CompactAdamWParamState, CompactAdamWOptions>(archive, *this);
+    for (size_t g = 0; g < param_groups_.size(); ++g) {
+      auto& options = static_cast<CompactAdamWOptions&>(param_groups_[g].options());
+      options.age_schedule().custom = old_options[g].age_schedule().custom;
+      options.check();
+    }
+    check_loaded();
+  } catch (...) {
+    state_ = std::move(old_state);
+    for (size_t g = 0; g < param_groups_.size(); ++g) {
+      static_cast<CompactAdamWOptions&>(param_groups_[g].options()) = old_options[g];
+    }
+    throw;
+  }
+  make_states(0);
+}
+
+void CompactAdamW::check_loaded() const {
+  int64_t index = 0;
+  for (const OptimizerParamGroup& group : param_groups_) {
+    for (const Tensor& param : group.params()) {
+      const std::string name = name_of(param, index++);
+      const auto slot = state_.find(param.unsafeGetTensorImpl());
+      if (slot == state_.end()) continue;
+      const auto& state = static_cast<const CompactAdamWParamState&>(*slot->second);
+      for (const Tensor& moment : {state.exp_avg(), state.exp_avg_sq()}) {
+        TORCH_CHECK_VALUE(
+            moment.defined() && moment.sizes() == param.sizes() && moment.scalar_type() == moment_type(param),
+            "smet: loaded optimizer state of '", name, "' has moments ",
+            moment.defined() ? moment.toString() : "(none)", "; expected ", moment_type(param), " of shape ",
+            param.sizes(), "; nothing was changed");
+      }
+      TORCH_CHECK_VALUE(state.step() >= 0, "smet: loaded optimizer state of '", name, "' has step ",
+                        state.step(), "; nothing was changed");
+      if (values_info(param))
+        check_cohorts(state.cohort(), state.births(), param.numel(), state.step(), name);
+    }
+  }
+}
+
+}  // namespace smet
