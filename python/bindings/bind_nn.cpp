@@ -4,7 +4,8 @@
 
 #include "python/bindings/bindings.h"
 #include "smet/values_registry.h"
-#include "src/topology/layer_key.h"
+#include "src/nn/initial_values.h"
+#include "src/ops/expand_gemm.h"
 
 namespace py = pybind11;
 
@@ -17,9 +18,25 @@ py::object info_tuple(const at::Tensor& values) {
   return py::make_tuple(info->out_features, info->in_features, info->name);
 }
 
-// Operators take keys as int64: the bits of the unsigned key, as in the schemas.
-std::int64_t signed_layer_key(std::int64_t seed, const std::string& name) {
-  return static_cast<std::int64_t>(layer_key(static_cast<std::uint64_t>(seed), name));
+InitialValues initial_values(std::int64_t seed, const std::string& name, std::optional<double> init_std,
+                             bool fan_in_scale) {
+  return {static_cast<std::uint64_t>(seed), name, init_std, fan_in_scale};
+}
+
+void fill_values(at::Tensor values, const at::Tensor& mask, const at::Tensor& rank, std::int64_t cols,
+                 std::int64_t seed, const std::string& name, std::optional<double> init_std,
+                 bool fan_in_scale) {
+  fill_initial_values(values, mask, rank, cols, initial_values(seed, name, init_std, fan_in_scale));
+}
+
+void fill_bias(at::Tensor bias, std::int64_t cols, std::int64_t seed, const std::string& name,
+               std::optional<double> init_std) {
+  fill_initial_bias(bias, cols, initial_values(seed, name, init_std, false));
+}
+
+at::Tensor initial_mask(std::int64_t out_features, std::int64_t cols, std::int64_t n, std::int64_t seed,
+                        const std::string& name) {
+  return draw_initial_mask(out_features, cols, n, static_cast<std::uint64_t>(seed), name);
 }
 
 }  // namespace
@@ -30,8 +47,16 @@ void bind_nn(py::module_& module) {
              "Record that `values` are the active weights of an out_features x in_features layer.");
   module.def("values_info", &info_tuple, py::arg("values"),
              "(out_features, in_features, name) of a registered values parameter, or None.");
-  module.def("layer_key", &signed_layer_key, py::arg("seed"), py::arg("name"),
-             "Key of everything random about one layer; int64 with the bits of the unsigned key.");
+  module.def("draw_initial_mask", &initial_mask, py::arg("out_features"), py::arg("in_features"),
+             py::arg("n"), py::arg("seed"), py::arg("name"),
+             "Packed mask of n positions, a function of (seed, name, shape, n).");
+  module.def("fill_initial_values", &fill_values, py::arg("values"), py::arg("mask"), py::arg("rank"),
+             py::arg("in_features"), py::arg("seed"), py::arg("name"), py::arg("init_std") = py::none(),
+             py::arg("fan_in_scale") = false, "Draw the initial values in place.");
+  module.def("fill_initial_bias", &fill_bias, py::arg("bias"), py::arg("in_features"), py::arg("seed"),
+             py::arg("name"), py::arg("init_std") = py::none(), "Draw the initial bias in place.");
+  module.def("expand_gemm_scratch_bytes", &ops::expand_gemm::scratch_bytes,
+             "Most bytes of scratch that one call of the expand_gemm algorithm holds now.");
 }
 
 }  // namespace smet::bindings
