@@ -16,7 +16,9 @@ WARMUP = 40
 def batch(step, dtype):
     generator = torch.Generator().manual_seed(step)
     x = torch.randn(32, SIZES[0], generator=generator, dtype=torch.float64)
-    teacher = torch.randn(SIZES[0], SIZES[2], generator=torch.Generator().manual_seed(10**6), dtype=torch.float64)
+    teacher = torch.randn(
+        SIZES[0], SIZES[2], generator=torch.Generator().manual_seed(10**6), dtype=torch.float64
+    )
     return x.to(dtype), torch.tanh(x @ teacher / 2).to(dtype)
 
 
@@ -49,9 +51,18 @@ def test_masked_dense_reference_agrees_for_1000_steps_and_20_updates(dtype, tole
     packed = [model[0], model[2]]
     opt = smet.CompactAdamW(model, warmup=WARMUP, density_scaling=0.5, **ADAM)
     topo = smet.TopologyScheduler(
-        model, opt, interval=INTERVAL, fraction=FRACTION, final_fraction=FINAL, stop=1.0, total_steps=STEPS, seed=SEED
+        model,
+        opt,
+        interval=INTERVAL,
+        fraction=FRACTION,
+        final_fraction=FINAL,
+        stop=1.0,
+        total_steps=STEPS,
+        seed=SEED,
     )
-    reference = [MaskedLayer(str(2 * at), p.dense_weight().detach(), mask_of(p)) for at, p in enumerate(packed)]
+    reference = [
+        MaskedLayer(str(2 * at), p.dense_weight().detach(), mask_of(p)) for at, p in enumerate(packed)
+    ]
     for layer in reference:
         empty = torch.zeros_like(layer.mask)
         expected = draw_positions(empty, int(layer.mask.sum()), layer_key(SEED, layer.name), INITIAL, 0)

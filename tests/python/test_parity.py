@@ -32,7 +32,9 @@ class Net(torch.nn.Module):
 def train_in_python():
     net = Net()
     opt = smet.CompactAdamW(net, lr=4e-3, weight_decay=0.01, warmup=50)
-    topo = smet.TopologyScheduler(net, opt, interval=50, fraction=0.3, stop=1.0, total_steps=STEPS + 1, seed=9)
+    topo = smet.TopologyScheduler(
+        net, opt, interval=50, fraction=0.3, stop=1.0, total_steps=STEPS + 1, seed=9
+    )
     for step in range(STEPS):
         opt.zero_grad()
         loss = torch.nn.functional.mse_loss(net(formula(BATCH, IN, step)), formula(BATCH, OUT, step // 7))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The README shows the examples as they are, and both run: the C++ one as an outside project against the installed package."""
+"""The README shows the examples as they are, and both run; the C++ one as a project outside the tree."""
 
 import re
 import subprocess
@@ -44,12 +44,10 @@ def test_python_example_learns():
 
 
 def test_cpp_example_builds_outside_the_tree_and_learns(tmp_path):
-    subprocess.run(
-        ["cmake", "-S", ROOT / "tests" / "consumer", "-B", tmp_path, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-         f"-DCMAKE_PREFIX_PATH={smet.cmake_prefix_path}", f"-DPython_EXECUTABLE={sys.executable}",
-         "-DCMAKE_CUDA_COMPILER=NOTFOUND"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    configure = ["cmake", "-S", ROOT / "tests" / "consumer", "-B", tmp_path, "-G", "Ninja"]
+    configure += ["-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_PREFIX_PATH={smet.cmake_prefix_path}"]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}"]
+    subprocess.run(configure, check=True, capture_output=True, text=True)
     subprocess.run(["cmake", "--build", tmp_path], check=True, capture_output=True, text=True)
     done = subprocess.run([tmp_path / "minimal"], capture_output=True, text=True, check=True, timeout=120)
     first, *_, last = losses(done.stdout)
