@@ -8,9 +8,11 @@ Where torch is loaded already there is nothing to save, and the operators are re
 import importlib
 import importlib.util
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    cmake_prefix_path: str
     from smet.compact_adamw import CompactAdamW as CompactAdamW
 
 __version__ = "0.1.0"
@@ -25,7 +27,7 @@ _MODULE_OF = {
     "sparse_layers": "convert",
     "sparsify_": "convert",
 }
-__all__ = ["__version__", *sorted(_MODULE_OF)]
+__all__ = ["__version__", "cmake_prefix_path", *sorted(_MODULE_OF)]
 
 
 def _load_engine() -> Any:
@@ -40,6 +42,8 @@ def _load_engine() -> Any:
 def __getattr__(name: str) -> Any:
     if name == "_C":
         return _load_engine()
+    if name == "cmake_prefix_path":  # for -DCMAKE_PREFIX_PATH, as torch.utils.cmake_prefix_path
+        return str(Path(_load_engine().__file__).parent / "share" / "cmake")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'smet' has no attribute '{name}'")
     _load_engine()

@@ -3,9 +3,9 @@
 
 import pytest
 import torch
-from reference_training import INITIAL, MaskedLayer, cosine_fraction, draw_positions, layer_key
 
 import smet
+from reference_training import INITIAL, MaskedLayer, cosine_fraction, draw_positions, layer_key
 
 SIZES, DENSITIES = (24, 40, 17), (0.3, 0.4)
 STEPS, INTERVAL, FRACTION, FINAL, SEED = 1001, 50, 0.3, 0.05, 3
