@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Dynamic sparse training written out plainly: dense float64 matrices, a boolean mask and an age per element.
 
-No smet code. Written from the formulas of the method: the optimizer step with local ages, warm-up and density
-scaling; magnitude pruning by the total order (|w|, flat position); growth by keyed draws (kernels/keyed_draws.h).
+No smet code. Written from the formulas of the method: the optimizer step with local ages, warm-up and
+density scaling; magnitude pruning by the total order (|w|, flat position); growth by keyed draws
+(kernels/keyed_draws.h).
 """
 
 import math
@@ -60,7 +61,7 @@ def draw_positions(mask, k, key, stream, update):
 
 
 class MaskedLayer:
-    """One weight matrix: w, mask, moments and, per element, the step of its birth (0 = there from the start)."""
+    """One weight matrix: w, mask, moments and the step at which each element was born (0: initial)."""
 
     def __init__(self, name, weight, mask):
         self.name, self.mask = name, mask.clone()
@@ -69,7 +70,7 @@ class MaskedLayer:
         self.birth = torch.zeros_like(mask, dtype=torch.long)
 
     def step(self, grad, t, *, lr, betas, eps, weight_decay, warmup, exponent):
-        """One AdamW update of the active elements: local age, warm-up of regrown weights, lr * density^-exponent."""
+        """One AdamW update of the active elements, each with its own age."""
         age = (t - self.birth).double()
         warm = torch.where(self.birth > 0, (age / warmup).clamp(max=1), 1.0)
         lr_w = lr * (self.mask.sum().item() / self.mask.numel()) ** -exponent * warm
@@ -80,7 +81,7 @@ class MaskedLayer:
         self.m, self.v, self.w = (torch.where(self.mask, x, 0.0) for x in (m, v, w))
 
     def update_topology(self, t, update, fraction, seed):
-        """Prune the weakest, grow as many among those inactive before; newborns start at 0 with no history."""
+        """Prune the weakest, grow as many among those inactive before; newborns have no history."""
         n, inactive = int(self.mask.sum()), int((~self.mask).sum())
         k = min(math.floor(fraction * n), inactive)
         active = self.mask.flatten().nonzero().flatten().tolist()

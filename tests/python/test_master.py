@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The packed model against the method written out plainly (reference_training.py), for 1,000 steps and 20 updates."""
+"""The packed model against the method written out plainly: 1,000 steps, 20 updates."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def reference_gradients(layers, step):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-4)])
 def test_masked_dense_reference_agrees_for_1000_steps_and_20_updates(dtype, tolerance):
-    """N3, N9, N10, T1-T5: topology bit for bit after every update; values within `tolerance` of the largest one."""
+    """N3, N9, N10, T1-T5: topology bit for bit after every update; values within `tolerance` of the largest."""
     model = packed_model(dtype)
     packed = [model[0], model[2]]
     opt = smet.CompactAdamW(model, warmup=WARMUP, density_scaling=0.5, **ADAM)
