@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     cmake_prefix_path: str
     from smet.compact_adamw import CompactAdamW as CompactAdamW
+    from smet.convert import densify_ as densify_
+    from smet.convert import sparse_layers as sparse_layers
+    from smet.convert import sparse_parameters as sparse_parameters
+    from smet.convert import sparsify_ as sparsify_
+    from smet.memory_estimate import estimate as estimate
+    from smet.memory_report import report as report
 
 __version__ = "0.1.0"
 
@@ -22,9 +28,10 @@ _MODULE_OF = {
     "SparseLinear": "sparse_linear",
     "TopologyScheduler": "topology_scheduler",
     "densify_": "convert",
-    "estimate": "estimate",
-    "report": "report",
+    "estimate": "memory_estimate",  # a module of the same name would take the function's place
+    "report": "memory_report",
     "sparse_layers": "convert",
+    "sparse_parameters": "convert",
     "sparsify_": "convert",
 }
 __all__ = ["__version__", "cmake_prefix_path", *sorted(_MODULE_OF)]

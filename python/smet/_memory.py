@@ -38,32 +38,29 @@ def index_bytes(out_features: int, in_features: int) -> int:
     return 4 * out_features * (words + segments)
 
 
-def sparse_bytes(out_features: int, in_features: int, n: int, dtype: torch.dtype) -> dict[str, int]:
-    """Bytes of one sparse layer by kind, exact."""
+def sparse_bytes(
+    out_features: int, in_features: int, n: int, dtype: torch.dtype, trained: bool = True
+) -> dict[str, int]:
+    """Bytes of one sparse layer by kind, exact; one that is not trained has weights and index alone."""
     return {
         "weights": n * dtype.itemsize,
-        "gradients": n * dtype.itemsize,
-        "moments": 2 * n * moment_bytes(dtype),
-        "cohorts": n * COHORT_BYTES,
+        "gradients": trained * n * dtype.itemsize,
+        "moments": trained * 2 * n * moment_bytes(dtype),
+        "cohorts": trained * n * COHORT_BYTES,
         "index": index_bytes(out_features, in_features),
     }
 
 
-def dense_bytes(parameters: int, dtype: torch.dtype) -> dict[str, int]:
+def dense_bytes(parameters: int, dtype: torch.dtype, trained: bool = True) -> dict[str, int]:
     """Bytes of dense parameters under AdamW, by kind."""
     return {
         "dense_weights": parameters * dtype.itemsize,
-        "dense_gradients": parameters * dtype.itemsize,
-        "dense_moments": 2 * parameters * moment_bytes(dtype),
+        "dense_gradients": trained * parameters * dtype.itemsize,
+        "dense_moments": trained * 2 * parameters * moment_bytes(dtype),
     }
 
 
-def dense_adamw_bytes(parameters: int, dtype: torch.dtype) -> int:
-    """Weights, gradients and moments of `parameters` weights that all exist."""
-    return sum(dense_bytes(parameters, dtype).values())
-
-
-def formula_bytes(positions: int, n: int, dtype: torch.dtype) -> float:
-    """(2 w + 2 m + 1) d + 0.129 times the positions."""
-    per_weight = 2 * dtype.itemsize + 2 * moment_bytes(dtype) + COHORT_BYTES
-    return per_weight * n + INDEX_BYTES * positions
+def formula_bytes(positions: int, n: int, dtype: torch.dtype, trained: bool = True) -> float:
+    """((2 w + 2 m + 1) d + 0.129) * positions; (w d + 0.129) * positions of a layer that is not trained."""
+    more = dtype.itemsize + 2 * moment_bytes(dtype) + COHORT_BYTES
+    return (dtype.itemsize + trained * more) * n + INDEX_BYTES * positions

@@ -21,6 +21,11 @@ def canonical_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
+def without_numbers(name: str) -> str:
+    """`layers.3.q_proj` -> `layers.*.q_proj`: what layers of equal role share."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
 class NamePattern:
     """One way to choose layers: substring, glob, regular expression or function.
 

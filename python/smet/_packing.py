@@ -94,13 +94,21 @@ def packed_mask(mask: Tensor, out_features: int, in_features: int, name: str) ->
 
 
 def magnitude_mask(weight: Tensor, n: int, name: str) -> Tensor:
-    """Packed mask of the n largest |w|: what pruning the smallest (ties: smaller flat position) leaves."""
+    """Packed mask of the n largest |w|: what pruning the smallest (ties: smaller flat position) leaves.
+
+    NaN counts as smallest. Not torch.topk, whose choice among equals is unspecified.
+    """
     if weight.is_meta:
         raise ValueError(f"smet: layer '{name}': select='magnitude' needs weights; this one is on meta")
-    flat = weight.detach().abs().flatten()
-    order = flat.nan_to_num(nan=-1.0, posinf=math.inf).argsort(stable=True)
-    keep = torch.zeros(flat.numel(), dtype=torch.bool, device=weight.device)
-    keep[order[flat.numel() - n :]] = True
+    size = weight.detach().abs().flatten()
+    size = torch.where(size.isnan(), size.new_tensor(-1.0), size)
+    keep = torch.zeros(size.numel(), dtype=torch.bool, device=weight.device)
+    if n > 0:
+        # A selection, not a sort: the n-th largest, all above it, and the last of those equal to it.
+        threshold = size.kthvalue(size.numel() - n + 1).values
+        torch.gt(size, threshold, out=keep)
+        ties = (size == threshold).nonzero().flatten()
+        keep[ties[ties.numel() - (n - int(keep.sum())) :]] = True
     return pack(keep.view(weight.shape))
 
 

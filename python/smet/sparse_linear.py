@@ -202,6 +202,11 @@ class SparseLinear(nn.Module):
             raise ValueError(f"smet: layer '{name}': give either density or mask")
         packed = None
         if mask is not None:
+            if weight.is_meta:
+                raise ValueError(
+                    f"smet: layer '{name}': a layer on the meta device cannot take a mask; its positions are "
+                    "drawn from (seed, name) when it leaves that device"
+                )
             packed = _packing.packed_mask(mask, out_features, in_features, name)
             density = _packing.active_positions(packed) / max(1, out_features * in_features)
         elif select == "magnitude":
@@ -240,7 +245,7 @@ class SparseLinear(nn.Module):
             self.bias.requires_grad_(bias.requires_grad)
         if weight.is_meta:
             return
-        self.to_empty(device=weight.device)
+        self._materialize(weight.device)
         if packed is None:
             packed = _C.draw_initial_mask(self.out_features, self.in_features, self.nnz, self.seed, self.name)
         self.set_mask(packed)
@@ -260,14 +265,21 @@ class SparseLinear(nn.Module):
 
     # What torch does to modules
 
+    def _materialize(self, device: torch.device) -> None:
+        super()._apply(lambda tensor: torch.empty_like(tensor, device=device))  # type: ignore[no-untyped-call]
+        self._register()
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> SparseLinear:
-        mask, rank = self.mask, self.rank
+        """As torch's; a layer that leaves the meta device (`to_empty`) draws its positions and values."""
+        mask, rank, was_meta = self.mask, self.rank, self.values.is_meta
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # Module.type() and C++-style casts convert every tensor; positions are integers whatever happens.
         if self.mask.dtype != torch.int32:
             self.mask = mask.to(self.mask.device)
             self.rank = rank.to(self.mask.device)
         self._register()
+        if was_meta:
+            self.reset_parameters()
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -134,19 +134,18 @@ def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | No
         weight_dtype = dtype or weight.dtype
         dtypes.add(str(weight_dtype).removeprefix("torch."))
         positions = layer.out_features * layer.in_features
-        by_kind.update(sparse_bytes(layer.out_features, layer.in_features, layer.n, weight_dtype))
-        full = dense_bytes(positions, weight_dtype)
+        trained = weight.requires_grad
+        by_kind.update(sparse_bytes(layer.out_features, layer.in_features, layer.n, weight_dtype, trained))
+        full = dense_bytes(positions, weight_dtype, trained)
         dense_by_kind.update({kind.removeprefix("dense_"): count for kind, count in full.items()})
-        formula += formula_bytes(positions, layer.n, weight_dtype)
+        formula += formula_bytes(positions, layer.n, weight_dtype, trained)
     dense_parameters = 0
     for parameter in module.parameters():
         if id(parameter) in sparse:
             continue
         dense_parameters += parameter.numel()
         other = parameter.dtype if dtype is None or not parameter.is_floating_point() else dtype
-        counts = dense_bytes(parameter.numel(), other)
-        if not parameter.requires_grad:
-            counts = {"dense_weights": counts["dense_weights"]}
+        counts = dense_bytes(parameter.numel(), other, parameter.requires_grad)
         by_kind.update(counts)
         dense_by_kind.update(counts)
     n, positions = sum(layer.n for layer in plan.layers), plan.positions
