@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// SparseLinear: a linear layer of which only the active weights exist. The C++ twin of smet.SparseLinear:
+// equal options give equal bytes.
+#pragma once
+
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <optional>
+#include <ostream>
+#include <string>
+
+namespace smet {
+
+struct SparseLinearOptions {
+  SparseLinearOptions(int64_t in_features, int64_t out_features)
+      : in_features_(in_features), out_features_(out_features) {}
+
+  TORCH_ARG(int64_t, in_features);
+  TORCH_ARG(int64_t, out_features);
+  TORCH_ARG(bool, bias) = true;
+  TORCH_ARG(double, density) = 0.25;           // of (0, 1]; n = round(density * out * in)
+  TORCH_ARG(std::string, algorithm) = "auto";  // a row of the algorithm table
+  TORCH_ARG(uint64_t, seed) = 0;               // positions and values are drawn from (seed, name)
+  TORCH_ARG(std::string, name);                // canonical name of the layer in its model
+  TORCH_ARG(std::optional<double>, init_std);  // empty: as torch::nn::Linear; s: normal, bias 0
+  TORCH_ARG(bool, fan_in_scale) = false;       // values times 1 / sqrt(density)
+  TORCH_ARG(at::Device, device) = at::Device(at::kCPU);
+  TORCH_ARG(at::ScalarType, dtype) = at::kFloat;
+};
+
+// y = x W^T + b, W [out, in] zero outside its n active positions. Tensors as in the Python class:
+//   values  parameter [n], row-major by position     mask  int32 [out, ceil(in / 32)], a bit per position
+//   bias    parameter [out] or undefined             rank  int32 [out, ceil(in / 1024)], derived from mask
+// Archives hold values, mask and bias; rank is derived again on load. Errors are c10::ValueError and
+// c10::TypeError that name the layer.
+class SparseLinearImpl : public torch::nn::Cloneable<SparseLinearImpl> {
+ public:
+  SparseLinearImpl(int64_t in_features, int64_t out_features)
+      : SparseLinearImpl(SparseLinearOptions(in_features, out_features)) {}
+  explicit SparseLinearImpl(SparseLinearOptions options);
+
+  // Allocates the tensors and draws positions, values and bias from (seed, name).
+  void reset() override;
+  // Draws again into the tensors at hand; nothing on the meta device.
+  void reset_parameters();
+
+  // [..., in] -> [..., out], in values' dtype.
+  at::Tensor forward(const at::Tensor& input);
+
+  int64_t nnz() const { return values.numel(); }
+  double density() const;
+  // W as a dense [out, in] tensor, differentiable with respect to values.
+  at::Tensor dense_weight() const;
+  // Takes the packed positions `new_mask` (exactly n of them), in place.
+  void set_mask(const at::Tensor& new_mask);
+
+  // The weights of a dense layer at `options.density` keyed positions, or at the positions of a packed or
+  // boolean [out, in] `mask`; device, dtype and requires_grad are those of the dense layer.
+  static std::shared_ptr<SparseLinearImpl> from_linear(const torch::nn::LinearImpl& linear,
+                                                       SparseLinearOptions options,
+                                                       const at::Tensor& mask = {});
+  torch::nn::Linear to_linear() const;
+
+  // torch's Module::to(dtype) casts every buffer, integers included; here positions stay int32.
+  void to(at::Device device, at::ScalarType dtype, bool non_blocking = false) override;
+  void to(at::ScalarType dtype, bool non_blocking = false) override;
+  void to(at::Device device, bool non_blocking = false) override;
+
+  void save(torch::serialize::OutputArchive& archive) const override;
+  void load(torch::serialize::InputArchive& archive) override;
+  void pretty_print(std::ostream& stream) const override;
+
+  SparseLinearOptions options;
+  at::Tensor values, bias;
+  at::Tensor mask, rank;
+  // Set by TopologyScheduler to an int64 [k] tensor when the coming backward must record the inactive
+  // positions of largest |dW| there; undefined otherwise.
+  at::Tensor grow_candidates;
+
+ private:
+  void check_mask(const at::Tensor& new_mask, const char* what) const;
+  void remember() const;
+};
+TORCH_MODULE(SparseLinear);
+
+}  // namespace smet
