@@ -55,7 +55,7 @@ _BIT_COUNTS = torch.tensor([byte.bit_count() for byte in range(256)], dtype=torc
 def active_positions(mask: Tensor) -> int:
     """Set bits of a packed mask."""
     octets = mask.contiguous().view(torch.uint8).flatten()
-    chunks = torch.split(octets, 1 << 22)  # bounds the int64 indices that the look-up makes
+    chunks = torch.split(octets, 1 << 18)  # bounds the int64 indices that the look-up makes
     return sum(int(_BIT_COUNTS.to(octets.device)[chunk.long()].sum(dtype=torch.int64)) for chunk in chunks)
 
 

@@ -205,12 +205,11 @@ def _exchange(layer: LinearLayer, new: nn.Module) -> None:
 
 
 def _leave_fast_path(model: nn.Module) -> None:
-    # In evaluation torch's encoder layer hands linear1.weight and linear2.weight to one fused operator, unless
+    # In evaluation torch's encoder layer hands the weights of linear1 and linear2 to a fused operator, unless
     # its activation is one that the operator does not know; 0 is how it notes that.
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer):
-            if is_sparse(module.linear1) or is_sparse(module.linear2):
-                module.activation_relu_or_gelu = 0
+        if isinstance(module, nn.TransformerEncoderLayer) and any(map(is_sparse, module.children())):
+            module.activation_relu_or_gelu = 0
 
 
 def _weight(layer: LinearLayer) -> Tensor:

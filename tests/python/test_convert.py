@@ -137,17 +137,16 @@ def test_initial_values_depend_on_name_and_seed_alone():
         assert a.values.std().item() == pytest.approx(0.02, rel=0.15)
 
 
-def test_meta_model_never_allocates_a_dense_layer(monkeypatch):
-    """A 7B layer's worth of positions would be 180 MB; the packed layer at this density is 1.2 MB."""
+def test_meta_model_never_allocates_a_dense_layer():
+    """A 7B layer would be 180 MB; the largest tensor is its mask, 5.6 MB."""
     with torch.device("meta"):
         big = nn.Sequential(nn.Linear(11008, 4096, bias=False))
     smet.sparsify_(big, 0.002, init_std=0.02)
-    sizes = []
     with torch.profiler.profile(profile_memory=True) as profile:
         big.to_empty(device="cpu")
     sizes = [event.cpu_memory_usage for event in profile.events()]
     assert big[0].nnz == round(0.002 * 4096 * 11008)
-    assert 0 < max(sizes) < 20e6
+    assert 4096 * 11008 / 8 <= max(sizes) < 6e6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
