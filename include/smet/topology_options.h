@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <torch/arg.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "smet/criteria.h"
+
+namespace smet {
+
+// When and how much a TopologyScheduler replaces (method.md, "Topology update"). For every sparse layer, at
+// every t = optimizer steps done with t % interval == 0 and t < stop:
+//   k = floor(f(t) * n), at most the number of inactive positions; prune k, grow k.
+//
+//   TopologyOptions().interval(100).fraction(0.2).total_steps(20000)
+struct TopologyOptions {
+  using Prune = std::variant<std::string, PruneFunction>;
+  using Grow = std::variant<std::string, GrowFunction>;
+
+  // Optimizer steps between two updates, >= 1.
+  TORCH_ARG(std::int64_t, interval) = 100;
+  // Fraction of a layer's weights replaced by an update: at the first step and at step total_steps, in
+  // [0, 1]; fraction_schedule (smet/schedules.h) is the curve between them.
+  TORCH_ARG(double, fraction) = 0.2;
+  TORCH_ARG(double, final_fraction) = 0.005;
+  TORCH_ARG(std::string, fraction_schedule) = "cosine";
+  // Updates end at this fraction of total_steps, in [0, 1]; stop_step, where set, is the step itself.
+  TORCH_ARG(double, stop) = 0.75;
+  TORCH_ARG(std::optional<std::int64_t>, stop_step) = std::nullopt;
+  // Optimizer steps of the whole run, >= 1. Must be given.
+  TORCH_ARG(std::int64_t, total_steps) = 0;
+  // Criterion by name (prune_criteria(), grow_criteria()) or a function.
+  TORCH_ARG(Prune, prune) = std::string("magnitude");
+  TORCH_ARG(Grow, grow) = std::string("random");
+  // Of everything random in the topology, together with layer name and update number; >= 0.
+  TORCH_ARG(std::int64_t, seed) = 0;
+  // Keep one bit per position to say which fraction was ever active.
+  TORCH_ARG(bool, track_explored) = false;
+
+ public:
+  // Throws ValueError naming the option that is out of range.
+  void check() const;
+
+  // First step without an update: stop_step, or stop * total_steps rounded up.
+  std::int64_t end_step() const;
+
+  // f(t).
+  double fraction_at(std::int64_t step) const;
+};
+
+}  // namespace smet
