@@ -248,6 +248,7 @@ class CompactAdamW(torch.optim.Optimizer):
             if _C.values_info(param) is None:
                 _C.register_values(param, *info)
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch puts it there for older pickles; we do not have it
         for group in self.param_groups:
             for key, default in self.defaults.items():
                 group.setdefault(key, default)

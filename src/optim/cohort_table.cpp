@@ -5,26 +5,39 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 #include "kernels/adamw_step.h"
 #include "kernels/philox.h"
 
 namespace smet {
+namespace {
+
+// As Python prints it: the shortest text that reads back as the same number, 1.0 rather than 1.
+std::string number(double value) {
+  if (!std::isfinite(value)) return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
+  std::array<char, 32> buffer;
+  std::string text(buffer.data(), std::to_chars(buffer.data(), buffer.data() + buffer.size(), value).ptr);
+  return text.find_first_of(".e") == std::string::npos ? text + ".0" : text;
+}
+
+}  // namespace
 
 void AdamWHyper::check() const {
   // The wording of torch's own AdamW, then what is expected.
-  TORCH_CHECK_VALUE(lr >= 0 && std::isfinite(lr), "Invalid learning rate: ", lr,
+  TORCH_CHECK_VALUE(lr >= 0 && std::isfinite(lr), "Invalid learning rate: ", number(lr),
                     "; expected a finite number >= 0");
-  TORCH_CHECK_VALUE(beta1 >= 0 && beta1 < 1, "Invalid beta parameter at index 0: ", beta1,
+  TORCH_CHECK_VALUE(beta1 >= 0 && beta1 < 1, "Invalid beta parameter at index 0: ", number(beta1),
                     "; expected 0 <= beta < 1");
-  TORCH_CHECK_VALUE(beta2 >= 0 && beta2 < 1, "Invalid beta parameter at index 1: ", beta2,
+  TORCH_CHECK_VALUE(beta2 >= 0 && beta2 < 1, "Invalid beta parameter at index 1: ", number(beta2),
                     "; expected 0 <= beta < 1");
-  TORCH_CHECK_VALUE(eps >= 0 && std::isfinite(eps), "Invalid epsilon value: ", eps,
+  TORCH_CHECK_VALUE(eps >= 0 && std::isfinite(eps), "Invalid epsilon value: ", number(eps),
                     "; expected a finite number >= 0");
   TORCH_CHECK_VALUE(weight_decay >= 0 && std::isfinite(weight_decay),
-                    "Invalid weight_decay value: ", weight_decay, "; expected a finite number >= 0");
-  TORCH_CHECK_VALUE(std::isfinite(density_scaling), "Invalid density_scaling value: ", density_scaling,
+                    "Invalid weight_decay value: ", number(weight_decay), "; expected a finite number >= 0");
+  TORCH_CHECK_VALUE(std::isfinite(density_scaling),
+                    "Invalid density_scaling value: ", number(density_scaling),
                     "; expected a finite exponent (0.5: lr / sqrt(density), 0: off)");
   age_schedule.check();
 }

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the tests of CompactAdamW share: packed values without a layer, and distances in ulp."""
+
+import torch
+
+from smet import _C
+
+
+def make_values(out, in_, n, *, dtype=torch.float32, name="", generator=None):
+    """A parameter of n values that the library knows as those of an out x in layer."""
+    values = torch.nn.Parameter(torch.randn(n, dtype=torch.float64, generator=generator).to(dtype))
+    _C.register_values(values, out, in_, name)
+    return values
+
+
+def snapshot(opt):
+    """Every tensor that a step may write, cloned: parameters and state."""
+    tensors = []
+    for group in opt.param_groups:
+        for p in group["params"]:
+            tensors.append(p.detach().clone())
+            tensors += [v.clone() for v in opt.state[p].values()]
+    return tensors
+
+
+def equal_bits(a, b):
+    """Same dtype, shape and bytes (so -0.0 differs from 0.0 and NaN equals itself)."""
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and torch.equal(a.detach().view(bits), b.detach().view(bits))
+    )
+
+
+def same(snapshot_a, snapshot_b):
+    return len(snapshot_a) == len(snapshot_b) and all(map(equal_bits, snapshot_a, snapshot_b))
+
+
+def max_ulp(actual, expected, *operands):
+    """Largest |actual - expected| in ulp of the dtype of `actual`, at the size of the largest operand.
+
+    Operands matter where terms cancel: a sum's rounding error is relative to its terms, not to its result.
+    """
+    size = expected.double().abs()
+    for operand in operands:
+        size = torch.maximum(size, operand.double().abs())
+    info = torch.finfo(actual.dtype)
+    exponent = torch.floor(torch.log2(size.clamp(min=info.tiny)))
+    return ((actual.double() - expected.double()).abs() / (torch.exp2(exponent) * info.eps)).max().item()
