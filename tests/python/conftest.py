@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+
+def _cuda_reason():
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    import smet  # noqa: F401
+
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("smet::sparse_linear", "CUDA"):
+        return "a CPU build of smet"
+    return None
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """Every device that the library may run on."""
+    if request.param == "cuda" and (reason := _cuda_reason()):
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture
+def threads():
+    """`with threads(n):` runs torch with n intra-op threads."""
+
+    @contextmanager
+    def use(count):
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    return use
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    torch.manual_seed(0)
