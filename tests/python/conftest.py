@@ -42,3 +42,10 @@ def threads():
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread(threads):
+    """For tiny models: waiting for a second thread on a busy machine costs more than their arithmetic."""
+    with threads(1):
+        yield

@@ -10,6 +10,8 @@ import transformers
 
 import smet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS, INTERVAL, VOCAB = 20, 5, 97
 
 
