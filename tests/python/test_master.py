@@ -44,7 +44,7 @@ def reference_gradients(layers, step):
     return torch.autograd.grad(loss, weights)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_masked_dense_reference_agrees_for_1000_steps_and_20_updates(dtype, tolerance):
     """N3, N9, N10, T1-T5: topology bit for bit after every update; values within `tolerance` of the largest."""
     model = packed_model(dtype)
