@@ -18,7 +18,8 @@
 
 namespace smet {
 
-// Options of one parameter group; the names are those of Python's CompactAdamW.
+// Options of one parameter group; the names are those of Python's CompactAdamW. In a group's own options,
+// what is left at the value of the constructor takes the optimizer's default.
 struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<CompactAdamWOptions> {
   CompactAdamWOptions(double lr = 1e-3) : lr_(lr) {}  // NOLINT: implicit, as torch's options are
   using betas_t = std::tuple<double, double>;
@@ -98,6 +99,7 @@ class CompactAdamW : public torch::optim::Optimizer {
   void load(torch::serialize::InputArchive& archive) override;
 
  private:
+  void set_group_options(size_t group, const torch::optim::OptimizerParamGroup& given);
   void check_new_params(size_t first_group) const;
   void make_states(size_t first_group);
   std::string name_of(const torch::Tensor& param, int64_t index) const;

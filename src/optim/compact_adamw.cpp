@@ -53,6 +53,33 @@ CompactAdamWParamState new_state(const Tensor& param) {
   return state;
 }
 
+// A field that the user left at its constructor's value takes that of the defaults, as in torch's optimizers.
+// torch does this for its own option types and replaces those of any other optimizer by the defaults.
+std::unique_ptr<CompactAdamWOptions> merge(const torch::optim::OptimizerOptions& given,
+                                           const CompactAdamWOptions& defaults) {
+  const auto* user = dynamic_cast<const CompactAdamWOptions*>(&given);
+  TORCH_CHECK_TYPE(user != nullptr,
+                   "smet: a parameter group has options of another optimizer; expected "
+                   "CompactAdamWOptions");
+  const CompactAdamWOptions fresh;
+  auto merged = std::make_unique<CompactAdamWOptions>(*user);
+  const auto inherit = [&](auto get) {
+    if (get(*user) == get(fresh)) get(*merged) = get(defaults);
+  };
+  inherit([](auto& o) -> auto& { return o.lr(); });
+  inherit([](auto& o) -> auto& { return o.betas(); });
+  inherit([](auto& o) -> auto& { return o.eps(); });
+  inherit([](auto& o) -> auto& { return o.weight_decay(); });
+  inherit([](auto& o) -> auto& { return o.coupled_weight_decay(); });
+  inherit([](auto& o) -> auto& { return o.density_scaling(); });
+  inherit([](auto& o) -> auto& { return o.age_schedule(); });
+  inherit([](auto& o) -> auto& { return o.local_age(); });
+  inherit([](auto& o) -> auto& { return o.maximize(); });
+  inherit([](auto& o) -> auto& { return o.stochastic_rounding(); });
+  inherit([](auto& o) -> auto& { return o.seed(); });
+  return merged;
+}
+
 }  // namespace
 
 void CompactAdamWOptions::check() const {
@@ -62,6 +89,7 @@ void CompactAdamWOptions::check() const {
 CompactAdamW::CompactAdamW(const std::vector<OptimizerParamGroup>& param_groups, CompactAdamWOptions defaults)
     : Optimizer(param_groups, std::make_unique<CompactAdamWOptions>(std::move(defaults))) {
   static_cast<const CompactAdamWOptions&>(*defaults_).check();
+  for (size_t g = 0; g < param_groups.size(); ++g) set_group_options(g, param_groups[g]);
   check_new_params(0);
   make_states(0);
 }
@@ -79,12 +107,19 @@ void CompactAdamW::add_param_group(const OptimizerParamGroup& param_group) {
   Optimizer::add_param_group(param_group);
   const size_t added = param_groups_.size() - 1;
   try {
+    set_group_options(added, param_group);
     check_new_params(added);
   } catch (...) {
     param_groups_.pop_back();
     throw;
   }
   make_states(added);
+}
+
+void CompactAdamW::set_group_options(size_t group, const OptimizerParamGroup& given) {
+  if (!given.has_options()) return;
+  const auto& defaults = static_cast<const CompactAdamWOptions&>(*defaults_);
+  param_groups_[group].set_options(merge(given.options(), defaults));
 }
 
 void CompactAdamW::check_new_params(size_t first_group) const {

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The same steps from Python and from C++ (tests/cpp/compact_adamw_test.cpp): equal bytes."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import torch
+
+from adamw_helpers import snapshot
+from smet import _C, CompactAdamW
+
+TESTS = Path(__file__).parents[2] / "build" / "tests" / "cpp" / "smet_optim_tests"
+
+
+def formula(n, step):
+    return ((torch.arange(n) * 7919 + step * 104729) * 40503 % 65536 % 2048).float() / 1024 - 1
+
+
+def run(dtype):
+    values = torch.nn.Parameter(formula(150, 1).to(dtype))
+    _C.register_values(values, 20, 30, "fc")
+    weight = torch.nn.Parameter(formula(35, 2).reshape(7, 5).to(dtype))
+    bias = torch.nn.Parameter(formula(7, 3))
+    params = [values, weight, bias]
+    opt = CompactAdamW(
+        params, lr=1e-2, weight_decay=0.1, warmup=7, boost=2, boost_tau=5, stochastic_rounding=True, seed=11
+    )
+    state = opt.state[values]
+    for step in range(30):
+        for when, first, cohort in ((4, 1, 1), (9, 5, 200)):
+            if step == when:
+                for tensor in (values.data, state["exp_avg"], state["exp_avg_sq"]):
+                    tensor[first::9] = 0
+                state["cohort"][first::9] = cohort
+                state["births"][cohort] = state["step"]
+        for salt, p in enumerate(params):
+            p.grad = formula(p.numel(), 100 + 3 * step + salt).reshape(p.shape).to(p.dtype)
+        opt.step()
+    order = ("exp_avg", "exp_avg_sq", "step", "cohort", "births")
+    assert len(snapshot(opt)) == 3 + 5 + 3 + 3
+    return [
+        t for p in params for t in (p.detach(), *(opt.state[p][key] for key in order if key in opt.state[p]))
+    ]
+
+
+def test_python_and_cpp_steps_write_equal_bytes(tmp_path):
+    file = tmp_path / "run"
+    subprocess.run(
+        [TESTS, "--gtest_filter=CompactAdamW.RunForPython"],
+        env=os.environ | {"SMET_PARITY_FILE": str(file)},
+        check=True,
+        capture_output=True,
+    )
+    dtypes = (torch.float32, torch.bfloat16, torch.float64)
+    ours = b"".join(bytes(t.reshape(-1).view(torch.uint8).numpy()) for d in dtypes for t in run(d))
+    assert file.read_bytes() == ours
