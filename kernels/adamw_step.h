@@ -39,7 +39,7 @@ struct AdamWTensor {
   DType param_dtype;
   DType grad_dtype;  // equal to param_dtype
   const CohortRow* cohorts;
-  std::int64_t cohort_rows;  // every id in `cohort` is below it
+  std::int64_t cohort_rows;  // 1 to 256, else invalid_argument; every id in `cohort` is below it
   double beta1, beta2, eps, l2;
   bool maximize;
   bool stochastic_rounding;

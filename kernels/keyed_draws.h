@@ -18,8 +18,8 @@ std::uint64_t keyed_draw(std::uint64_t key, DrawStream stream, std::uint32_t upd
 // inactive* positions in the order of j: every k-subset is equally likely (up to the 2^-64 granularity of a
 // draw), and the set is a function of (key, stream, update, mask) alone. When k is more than half of the
 // inactive positions, the k' = inactive - k positions that are *left out* are drawn that way instead, so the
-// expected number of draws never passes 0.7 rows * cols. Precondition: k <= inactive. Writes `chosen`, a
-// bitmap of the mask's shape with exactly k bits, none in mask.
+// expected number of draws never passes 0.7 rows * cols. Writes `chosen`, a bitmap of the mask's shape with
+// exactly k bits, none in mask. invalid_argument unless 0 <= k <= inactive and `inactive` is the mask's.
 struct DrawPositionsArgs {
   const std::uint32_t* mask;  // [rows, words_per_row(cols)]
   std::int64_t rows, cols;

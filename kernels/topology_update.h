@@ -19,7 +19,7 @@ struct SelectKeepArgs {
   const void* score;  // [nnz]
   DType score_dtype;
   ScoreOrder order;
-  std::int64_t k;       // 0 <= k <= nnz
+  std::int64_t k;       // 0 <= k <= nnz, else invalid_argument
   std::uint32_t* keep;  // [rows, words_per_row(cols)]
   std::int64_t* nan_count;
 };

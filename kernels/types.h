@@ -23,6 +23,8 @@ enum class Status : std::uint8_t {
   unsupported_dtype,  // this combination of dtypes has no instantiation
   out_of_memory,      // scratch could not be allocated; nothing was written
   too_many_active,    // more than 2^31 - 1 active weights in one layer
+  unsupported_isa,    // SMET_ISA asks for what this machine lacks: isa_error() of isa.h says what
+  invalid_argument,   // a documented precondition does not hold; nothing was written
 };
 
 // Columns covered by one mask word and by one entry of `rank`.

@@ -1,14 +1,157 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kernels/grad_topk.h"
 
-namespace smet::kernels::cpu {
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <new>
 
-Status grad_topk_tile(const Executor& executor, const GradTopkTileArgs& args, GradTopk& state) {
-  return reference::grad_topk_tile(executor, args, state);
+#include "kernels/cpu/chunks.h"
+#include "kernels/cpu/isa_kernels.h"
+
+namespace smet::kernels::cpu {
+namespace {
+
+constexpr std::int64_t kSlack = 65536;          // candidates held beyond 2 k (grad_topk.h)
+constexpr std::int64_t kMaxBatchWords = 32768;  // mask words scanned between two looks at that limit
+constexpr std::int64_t kParts = 32;             // of a batch, run in parallel
+
+bool grown_before(const GradCandidate& a, const GradCandidate& b) {
+  return a.key != b.key ? a.key > b.key : a.position < b.position;
+}
+
+// Drops all but the best k and raises the threshold to the k-th.
+void keep_best(GradTopk& state) {
+  const auto k = static_cast<std::size_t>(state.k);
+  if (k == 0 || state.candidates.size() < k) return;
+  const auto kth = state.candidates.begin() + (state.k - 1);
+  std::nth_element(state.candidates.begin(), kth, state.candidates.end(), grown_before);
+  state.threshold = kth->key;
+  state.candidates.resize(k);
+}
+
+std::uint64_t magnitude_key(const void* grad, DType dtype, std::int64_t i) {
+  if (dtype == DType::f64) {
+    const double x = std::fabs(static_cast<const double*>(grad)[i]);
+    return std::isnan(x) ? 0 : std::bit_cast<std::uint64_t>(x) + 1;
+  }
+  const float x = std::fabs(static_cast<const float*>(grad)[i]);
+  return std::isnan(x) ? 0 : std::uint64_t{std::bit_cast<std::uint32_t>(x)} + 1;
+}
+
+// One tile's segments, numbered row by row, in batches: first the hits of each word, then the candidates.
+class TileScan {
+ public:
+  TileScan(const GradTopkTileArgs& args, const IsaKernels& kernels, std::int64_t max_positions)
+      : args_(args),
+        find_hits_(kernels.mask->topk_hits[args.grad_dtype == DType::f64 ? 1 : 0]),
+        count_bits_(kernels.mask->count_bits),
+        segments_per_row_(segments_per_row(args.tile.col_end - args.tile.col_begin)),
+        words_per_segment_(std::min(kSegmentWords, words_per_row(args.tile.col_end - args.tile.col_begin))),
+        batch_(std::min(max_positions / kWordColumns, kMaxBatchWords) / words_per_segment_),
+        hits_(static_cast<std::size_t>(std::min(batch_, segments()) * words_per_segment_)) {}
+
+  std::int64_t segments() const { return (args_.tile.row_end - args_.tile.row_begin) * segments_per_row_; }
+  std::int64_t batch() const { return batch_; }
+  // How many candidates a batch may append.
+  std::int64_t positions() const { return static_cast<std::int64_t>(hits_.size()) * kWordColumns; }
+
+  // Appends the candidates of one batch.
+  void run(const Executor& executor, std::int64_t begin, GradTopk& state) {
+    begin_ = begin;
+    end_ = std::min(begin + batch_, segments());
+    std::array<std::int64_t, kParts + 1> first{};  // where a part's candidates go
+    first[0] = static_cast<std::int64_t>(state.candidates.size());
+    for_chunks(executor, kParts, [&](std::int64_t part) {
+      std::int64_t count = 0;
+      for (std::int64_t s = segment(part); s < segment(part + 1); ++s) count += find(s, state.threshold);
+      first[static_cast<std::size_t>(part) + 1] = count;
+    });
+    for (std::size_t part = 1; part < first.size(); ++part) first[part] += first[part - 1];
+    if (first.back() == first.front()) return;
+    state.candidates.resize(static_cast<std::size_t>(first.back()));
+    for_chunks(executor, kParts, [&](std::int64_t part) {
+      GradCandidate* out = state.candidates.data() + first[static_cast<std::size_t>(part)];
+      for (std::int64_t s = segment(part); s < segment(part + 1); ++s) out = write(s, out);
+    });
+  }
+
+ private:
+  struct Place {
+    std::int64_t row, col, cols, at;  // `at`: element of args.grad
+  };
+
+  std::int64_t segment(std::int64_t part) const { return begin_ + (end_ - begin_) * part / kParts; }
+
+  Place place(std::int64_t segment) const {
+    const Tile& tile = args_.tile;
+    const std::int64_t row = tile.row_begin + segment / segments_per_row_;
+    const std::int64_t col = tile.col_begin + segment % segments_per_row_ * kSegmentColumns;
+    return {row, col, std::min(kSegmentColumns, tile.col_end - col),
+            (row - tile.row_begin) * args_.stride + (col - tile.col_begin)};
+  }
+
+  std::uint32_t* hits(std::int64_t segment) { return hits_.data() + (segment - begin_) * words_per_segment_; }
+
+  std::int64_t find(std::int64_t segment, std::uint64_t threshold) {
+    const Place here = place(segment);
+    find_hits_({.words = args_.mask + here.row * words_per_row(args_.cols) + here.col / kWordColumns,
+                .cols = here.cols,
+                .grad = static_cast<const char*>(args_.grad) + here.at * element_size(args_.grad_dtype),
+                .threshold = threshold,
+                .hits = hits(segment)});
+    return count_bits_(hits(segment), words_per_row(here.cols));
+  }
+
+  GradCandidate* write(std::int64_t segment, GradCandidate* out) {
+    const Place here = place(segment);
+    for (std::int64_t w = 0; w < words_per_row(here.cols); ++w) {
+      for (std::uint32_t bits = hits(segment)[w]; bits != 0; bits &= bits - 1) {
+        const std::int64_t offset = w * kWordColumns + std::countr_zero(bits);
+        *out++ = {magnitude_key(args_.grad, args_.grad_dtype, here.at + offset),
+                  here.row * args_.cols + here.col + offset};
+      }
+    }
+    return out;
+  }
+
+  const GradTopkTileArgs& args_;
+  void (*find_hits_)(const TopkRun&);
+  std::int64_t (*count_bits_)(const std::uint32_t*, std::int64_t);
+  std::int64_t segments_per_row_, words_per_segment_, batch_;
+  std::vector<std::uint32_t> hits_;  // of the batch
+  std::int64_t begin_ = 0, end_ = 0;
+};
+
+}  // namespace
+
+Status grad_topk_tile(const Executor& executor, const GradTopkTileArgs& args, GradTopk& state) try {
+  const IsaKernels* kernels = isa_kernels();
+  if (kernels == nullptr) return Status::unsupported_isa;
+  if (args.grad_dtype != DType::f32 && args.grad_dtype != DType::f64) return Status::unsupported_dtype;
+  if (state.k <= 0 || args.tile.col_begin >= args.tile.col_end) return Status::ok;
+  // Small batches leave room for candidates to gather before keep_best; large ones keep all threads busy.
+  TileScan scan(args, *kernels, kSlack + state.k / 4);
+  const std::int64_t limit = 2 * state.k + kSlack;
+  for (std::int64_t begin = 0; begin < scan.segments(); begin += scan.batch()) {
+    if (static_cast<std::int64_t>(state.candidates.size()) + scan.positions() > limit) keep_best(state);
+    scan.run(executor, begin, state);
+  }
+  return Status::ok;
+} catch (const std::bad_alloc&) {
+  return Status::out_of_memory;
 }
 
 std::vector<std::int64_t> grad_topk_finish(GradTopk& state) {
-  return reference::grad_topk_finish(state);
+  keep_best(state);
+  std::vector<std::int64_t> positions;
+  positions.reserve(state.candidates.size());
+  for (const GradCandidate& candidate : state.candidates) positions.push_back(candidate.position);
+  std::sort(positions.begin(), positions.end());
+  state.candidates.clear();
+  state.threshold = 0;
+  return positions;
 }
 
 }  // namespace smet::kernels::cpu

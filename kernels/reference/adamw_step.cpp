@@ -44,7 +44,9 @@ void update(const AdamWTensor& tensor, std::int64_t i) {
 
 Status adamw_step(const Executor& /*executor*/, const AdamWStepArgs& args) {
   for (std::int64_t t = 0; t < args.count; ++t) {
-    if (args.tensors[t].grad_dtype != args.tensors[t].param_dtype) return Status::unsupported_dtype;
+    const AdamWTensor& tensor = args.tensors[t];
+    if (tensor.grad_dtype != tensor.param_dtype) return Status::unsupported_dtype;
+    if (tensor.cohort_rows < 1 || tensor.cohort_rows > 256) return Status::invalid_argument;
   }
   for (std::int64_t t = 0; t < args.count; ++t) {
     for (std::int64_t i = 0; i < args.tensors[t].size; ++i) update(args.tensors[t], i);

@@ -42,6 +42,22 @@ inline void store(void* data, DType dtype, std::int64_t i, double x) {
   }
 }
 
+// to[j] = from[i]: the same bits, or a 16-bit number widened to fp32, or fp32 rounded to 16 bits.
+inline void move(const void* from, DType from_dtype, std::int64_t i, void* to, DType to_dtype,
+                 std::int64_t j) {
+  if (from_dtype == to_dtype) {
+    const std::int64_t bytes = element_size(from_dtype);
+    std::memcpy(static_cast<char*>(to) + j * bytes, static_cast<const char*>(from) + i * bytes,
+                static_cast<std::size_t>(bytes));
+  } else if (to_dtype == DType::f32) {
+    const std::uint16_t x = static_cast<const std::uint16_t*>(from)[i];
+    static_cast<float*>(to)[j] = from_dtype == DType::bf16 ? bf16_to_f32(x) : f16_to_f32(x);
+  } else {
+    const float x = static_cast<const float*>(from)[i];
+    static_cast<std::uint16_t*>(to)[j] = to_dtype == DType::bf16 ? f32_to_bf16(x) : f32_to_f16(x);
+  }
+}
+
 inline bool is_16_bit(DType dtype) {
   return dtype == DType::bf16 || dtype == DType::f16;
 }

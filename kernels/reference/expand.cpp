@@ -15,11 +15,11 @@ Status expand(const Executor& /*executor*/, const ExpandArgs& args) {
         pattern.rank[row * segments_per_row(pattern.cols) + tile.col_begin / kSegmentColumns];
     for (std::int64_t col = tile.col_begin; col < tile.col_end; ++col) {
       const std::int64_t at = (row - tile.row_begin) * args.stride + (col - tile.col_begin);
-      double value = 0;
       if (is_active(pattern.mask, pattern.cols, row, col)) {
-        value = load(args.values, args.values_dtype, index++);
+        move(args.values, args.values_dtype, index++, args.dense, args.dense_dtype, at);
+      } else {
+        store(args.dense, args.dense_dtype, at, 0);
       }
-      store(args.dense, args.dense_dtype, at, value);
     }
   }
   return Status::ok;

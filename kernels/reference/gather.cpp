@@ -25,9 +25,13 @@ Status gather(const Executor& /*executor*/, const GatherArgs& args) {
     for (std::int64_t col = tile.col_begin; col < tile.col_end; ++col) {
       if (!is_active(pattern.mask, pattern.cols, row, col)) continue;
       const std::int64_t at = (row - tile.row_begin) * args.stride + (col - tile.col_begin);
-      double value = load(args.dense, args.dense_dtype, at);
-      if (args.accumulate) value = sum(args.out_dtype, load(args.out, args.out_dtype, index), value);
-      store(args.out, args.out_dtype, index++, value);
+      if (args.accumulate) {
+        const double old = load(args.out, args.out_dtype, index);
+        const double value = load(args.dense, args.dense_dtype, at);
+        store(args.out, args.out_dtype, index++, sum(args.out_dtype, old, value));
+      } else {
+        move(args.dense, args.dense_dtype, at, args.out, args.out_dtype, index++);
+      }
     }
   }
   return Status::ok;

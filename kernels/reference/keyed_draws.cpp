@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kernels/keyed_draws.h"
 
+#include <bit>
+
 #include "kernels/philox.h"
 #include "kernels/reference/elements.h"
 
@@ -29,6 +31,9 @@ std::int64_t scale(std::uint64_t draw, std::int64_t positions) {
 
 Status draw_positions(const DrawPositionsArgs& args) {
   const std::int64_t words = words_per_row(args.cols);
+  std::int64_t inactive = args.rows * args.cols;
+  for (std::int64_t word = 0; word < args.rows * words; ++word) inactive -= std::popcount(args.mask[word]);
+  if (args.inactive != inactive || args.k < 0 || args.k > inactive) return Status::invalid_argument;
   for (std::int64_t word = 0; word < args.rows * words; ++word) args.chosen[word] = 0;
 
   const bool draw_left_out = args.k > args.inactive / 2;

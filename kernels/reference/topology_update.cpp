@@ -42,6 +42,7 @@ std::vector<Scored> read_scores(const SelectKeepArgs& args) {
 }  // namespace
 
 Status select_keep(const Executor& /*executor*/, const SelectKeepArgs& args) {
+  if (args.k < 0 || args.k > args.pattern.nnz) return Status::invalid_argument;
   std::vector<Scored> scored;
   try {
     scored = read_scores(args);

@@ -5,6 +5,8 @@
 
 #include <limits>
 
+#include "kernels/isa.h"
+
 namespace smet::ops {
 
 using kernels::DType;
@@ -67,6 +69,10 @@ void check_status(kernels::Status status, const char* op) {
     case kernels::Status::too_many_active:
       TORCH_CHECK_VALUE(false, "smet::", op,
                         ": more than 2^31 - 1 active weights in one layer; split the layer");
+    case kernels::Status::unsupported_isa:
+      TORCH_CHECK(false, "smet::", op, ": ", kernels::isa_error());
+    case kernels::Status::invalid_argument:
+      TORCH_CHECK_VALUE(false, "smet::", op, ": mask, rank and counts do not belong together");
   }
 }
 
