@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     cmake_prefix_path: str
     from smet.compact_adamw import CompactAdamW as CompactAdamW
+    from smet.convert import ConversionTable as ConversionTable
     from smet.convert import densify_ as densify_
     from smet.convert import sparse_layers as sparse_layers
     from smet.convert import sparse_parameters as sparse_parameters
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "ConversionTable": "convert",
     "CompactAdamW": "compact_adamw",
     "SparseLinear": "sparse_linear",
     "TopologyScheduler": "topology_scheduler",
+    "TopologyUpdate": "topology_scheduler",
     "densify_": "convert",
     "estimate": "memory_estimate",  # a module of the same name would take the function's place
     "report": "memory_report",

@@ -172,12 +172,42 @@ def _on_meta(model: Any, vocab: int | None) -> tuple[str, nn.Module]:
     else:
         label = type(model).__name__
     if isinstance(model, LlamaSize):
-        return label, replace(model, vocab=vocab or model.vocab).skeleton()
+        return label, _skeleton(replace(model, vocab=vocab or model.vocab))
     if vocab is not None:
         raise ValueError("vocab= goes with a named size; a configuration or a module has its own")
     if isinstance(model, nn.Module):
         return label, model
     return label, _of_config(model)
+
+
+def _skeleton(size: LlamaSize) -> nn.Module:
+    """The layers that hold parameters, on the meta device, under the names that transformers uses."""
+    with torch.device("meta"):
+        model = nn.Module()
+        model.model = nn.Module()
+        model.model.embed_tokens = nn.Embedding(size.vocab, size.hidden)
+        model.model.layers = nn.ModuleList(_block(size) for _ in range(size.layers))
+        model.model.norm = nn.RMSNorm(size.hidden)
+        model.lm_head = nn.Linear(size.hidden, size.vocab, bias=False)
+    return model
+
+
+def _block(size: LlamaSize) -> nn.Module:
+    def linear(in_features: int, out_features: int) -> nn.Linear:
+        return nn.Linear(in_features, out_features, bias=False)
+
+    block = nn.Module()
+    block.self_attn = nn.ModuleDict({f"{x}_proj": linear(size.hidden, size.hidden) for x in "qkvo"})
+    block.mlp = nn.ModuleDict(
+        {
+            "gate_proj": linear(size.hidden, size.intermediate),
+            "up_proj": linear(size.hidden, size.intermediate),
+            "down_proj": linear(size.intermediate, size.hidden),
+        }
+    )
+    block.input_layernorm = nn.RMSNorm(size.hidden)
+    block.post_attention_layernorm = nn.RMSNorm(size.hidden)
+    return block
 
 
 def _of_config(config: Any) -> nn.Module:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# ruff: noqa: RUF009 (option() only makes a field)
+"""The options of `smet pretrain`: one dataclass, one field per flag and per key of the YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Method = Literal["smet", "dense", "static", "set", "rigl"]
+
+
+def option(group: str, help: str, default: Any = None, metavar: str | None = None) -> Any:
+    """A field that is also a flag: `help` and `group` are what `smet pretrain --help` shows."""
+    return dataclasses.field(default=default, metadata={"group": group, "help": help, "metavar": metavar})
+
+
+@dataclass
+class PretrainConfig:
+    """Options of one training run. None means: what the method or the data says (see `resolve`)."""
+
+    method: Method = option("method", "how the projections are trained", "smet")
+    density: float | None = option("method", "fraction of the weights that exists (0.25; dense: 1)")
+    distribution: Literal["uniform", "erk"] | None = option(
+        "method", "how the budget is spread over layers (uniform)"
+    )
+    init_scale: Literal["fan_in"] | None = option(
+        "method", "fan_in multiplies the initial sparse weights by 1 / sqrt(density)"
+    )
+    adam: Literal["local", "plain"] | None = option(
+        "method", "bias correction by each weight's own age, or by the global step (smet: local, else plain)"
+    )
+    warmup: float | None = option(
+        "method",
+        "updates over which a regrown weight's learning rate rises; 0 = none (local: the interval, plain: 0)",
+    )
+    boost: float | None = option("method", "factor on the learning rate of newborn weights (1: none)")
+    boost_tau: float | None = option("method", "updates over which the boost decays (50)")
+    density_scaling: float | None = option(
+        "method", "p of lr * density^-p in sparse layers (smet: 0.5, else 0)"
+    )
+    interval: int | None = option("method", "steps between topology updates (100)")
+    fraction: float | None = option("method", "fraction of a layer's weights replaced at first (0.2)")
+    final_fraction: float | None = option("method", "fraction replaced at the end of the schedule (0.005)")
+    fraction_schedule: Literal["cosine", "constant", "linear", "wsd"] | None = option(
+        "method", "how the fraction falls (cosine)"
+    )
+    stop: float | None = option("method", "part of the run after which the topology stands (0.75)")
+    prune: Literal["magnitude", "magnitude_gradient", "random"] | None = option(
+        "method", "criterion that prunes (magnitude)"
+    )
+    grow: Literal["random", "gradient"] | None = option("method", "criterion that grows (rigl: gradient)")
+
+    model: str = option(
+        "model", "9m 20m 35m 60m 130m 350m 1b 7b, or a transformers config.json or its folder", "9m"
+    )
+    vocab: int | None = option("model", "vocabulary (4096, or what the tokenizer or the model's config says)")
+    seq: int = option("model", "tokens per sequence", 256)
+    dtype: Literal["float32", "bfloat16"] = option(
+        "model", "dtype of weights and gradients; moments are float32", "float32"
+    )
+
+    data: str | None = option(
+        "data",
+        "text file, folder of text files, token .bin, or hf:NAME; none: Python's own sources",
+        None,
+        "PATH",
+    )
+    eval_data: str | None = option("data", "held-out data, as --data; none: a part of --data", None, "PATH")
+    tokenizer: str | None = option(
+        "data", "a tokenizer.json; none: a byte-level BPE is trained on the data", None, "FILE"
+    )
+    token_dtype: Literal["uint16", "uint32"] = option(
+        "data", "dtype of a token .bin without llm.c's header", "uint16"
+    )
+    text_column: str = option("data", "column of an hf: data set that holds the text", "text")
+    max_bytes: int | None = option("data", "read at most so many bytes of training text")
+
+    steps: int = option("training", "optimizer steps", 300)
+    batch: int = option("training", "sequences per forward pass", 16)
+    accumulate: int = option("training", "forward passes per step", 1)
+    lr: float = option("training", "peak learning rate", 2e-3)
+    lr_warmup: float = option("training", "part of the run over which the learning rate rises", 0.05)
+    lr_final: float = option("training", "learning rate at the end, as a part of the peak", 0.1)
+    weight_decay: float = option("training", "decoupled weight decay", 0.0)
+    beta1: float = option("training", "decay rate of the first moment", 0.9)
+    beta2: float = option("training", "decay rate of the second moment", 0.999)
+    clip: float = option("training", "largest norm of the gradient; 0 = no clipping", 1.0)
+    stochastic_rounding: bool = option("training", "round bfloat16 weights at random", False)
+    seed: int = option("training", "seed of weights, data order and topology", 0)
+    threads: int | None = option("training", "threads of torch; none: torch's choice")
+
+    eval_every: int = option("evaluation", "steps between evaluations; 0 = only at the end", 50)
+    eval_bytes: int = option(
+        "evaluation",
+        "bytes of held-out text in an evaluation (of a .bin, a quarter as many tokens); 0 = all",
+        262144,
+    )
+    eval_batch: int = option("evaluation", "sequences per forward pass of an evaluation", 16)
+    sample_tokens: int = option("evaluation", "tokens of the sample written at the end; 0 = none", 100)
+
+    out: str | None = option("output", "the run's folder; none: a new one in runs/", None, "FOLDER")
+    overwrite: bool = option("output", "replace the run that --out holds", False)
+    print_every: int = option("output", "print one line every so many steps", 1)
+    picture: bool = option("output", "draw run.png at the end", True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in order, as saved and logged."""
+        return dataclasses.asdict(self)

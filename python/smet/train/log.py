@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A run's files: log.jsonl, one event a line, and JSON files written whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class JsonlLog:
+    """Appends events to a file. Each line is written in one piece and at once, so that a killed run leaves
+    only whole lines, except perhaps the last.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+
+    def write(self, event: str, **fields: Any) -> None:
+        """One line: {"event": ..., fields}. NaN and infinities become strings: JSON has none."""
+        self._file.write(json.dumps({"event": event, **_plain(fields)}) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> JsonlLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a log; a last line that was cut off is left out."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` so that the file is either the old one or the new one, whole."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(json.dumps(_plain(content), indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The training loop: how the library is used, from a dense model to a trained sparse one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.lr_scheduler import LambdaLR
+
+import smet
+from smet.train.age_probe import AgeProbe
+from smet.train.config import PretrainConfig
+from smet.train.data import Batches, TokenData
+from smet.train.errors import NonFiniteLossError
+from smet.train.evaluate import evaluate, next_token_loss
+from smet.train.methods import is_dynamic, is_sparse
+from smet.train.record import Record
+
+
+def train(
+    config: PretrainConfig,
+    model: nn.Module,
+    data: TokenData,
+    record: Record,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train `model`, which is dense and is made sparse here, for config.steps steps.
+
+    `config` is a resolved one. `should_stop` is asked after every step. Raises NonFiniteLossError before the
+    optimizer step that a loss or gradient without a finite value would spoil.
+    """
+    if is_sparse(config):
+        record.display.line(str(sparsify(model, config)))
+    optimizer = make_optimizer(model, config)
+    schedule = LambdaLR(optimizer, lambda done: lr_factor(config, done))
+    topology = make_topology(model, optimizer, config) if is_dynamic(config) else None
+    probe = AgeProbe(model, optimizer)
+    batches = Batches(data.train, config.seq, config.batch, config.seed)
+
+    for step in range(1, config.steps + 1):
+        record.start_step()
+        loss = 0.0
+        for part in range((step - 1) * config.accumulate, step * config.accumulate):
+            loss += backward(model, batches[part], config.accumulate, step)
+        norm = clip(model, config.clip, step)
+        lr = float(schedule.get_last_lr()[0])
+        with probe.watch(step):
+            optimizer.step()
+        schedule.step()
+        if step == 1:
+            record.measured(smet.report(model, optimizer))
+        record.step(step, loss, lr, norm)
+        if probe.result is not None:
+            record.update_sizes(probe.result)
+
+        last = step == config.steps or should_stop()
+        if last or (config.eval_every and step % config.eval_every == 0):
+            # Before the topology changes: just after it, newborn weights are still zero.
+            bytes_ = data.held_out_bytes
+            record.evaluated(step, evaluate(model, data.held_out, config.seq, config.eval_batch, bytes_))
+        if topology is not None and (update := topology.step()) is not None:
+            probe.grew(step, update.update)
+            record.topology(update)
+        optimizer.zero_grad()
+        if last:
+            break
+
+
+def sparsify(model: nn.Module, config: PretrainConfig) -> smet.ConversionTable:
+    """Make the projections sparse; the weights that stay are those the dense model was given."""
+    assert config.density is not None
+    return smet.sparsify_(
+        model,
+        density=config.density,
+        distribution=config.distribution or "uniform",
+        init_scale=config.init_scale,
+        seed=config.seed,
+    )
+
+
+def make_optimizer(model: nn.Module, config: PretrainConfig) -> smet.CompactAdamW:
+    """CompactAdamW for every method: without sparse layers it is AdamW."""
+    return smet.CompactAdamW(
+        model,
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+        density_scaling=config.density_scaling or 0.0,
+        warmup=config.warmup or 0,
+        boost=1.0 if config.boost is None else config.boost,
+        boost_tau=config.boost_tau or 50.0,
+        local_age=config.adam == "local",
+        stochastic_rounding=config.stochastic_rounding,
+        seed=config.seed,
+    )
+
+
+def make_topology(
+    model: nn.Module, optimizer: smet.CompactAdamW, config: PretrainConfig
+) -> smet.TopologyScheduler:
+    """The scheduler that prunes and grows every config.interval steps."""
+    assert config.stop is not None
+    options = ("interval", "fraction", "final_fraction", "fraction_schedule", "prune", "grow", "seed")
+    return smet.TopologyScheduler(
+        model,
+        optimizer,
+        total_steps=config.steps,
+        stop=float(config.stop),
+        **{name: getattr(config, name) for name in options},
+    )
+
+
+def lr_factor(config: PretrainConfig, done: int) -> float:
+    """Part of the peak learning rate after `done` steps: linear warm-up, then a cosine to lr_final."""
+    warmup = math.ceil(config.lr_warmup * config.steps)
+    if done < warmup:
+        return (done + 1) / warmup
+    part = (done - warmup) / max(1, config.steps - 1 - warmup)
+    return config.lr_final + (1 - config.lr_final) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
+
+
+def backward(model: nn.Module, batch: Tensor, parts: int, step: int) -> float:
+    """Add the gradients of one of `parts` equal batches; its part of the step's loss."""
+    loss = next_token_loss(model, batch) / parts
+    value = loss.item()
+    if not math.isfinite(value):
+        raise NonFiniteLossError(
+            f"the loss is {value} at step {step}; stopped before the update. Try a smaller --lr"
+        )
+    torch.autograd.backward(loss)
+    return value
+
+
+def clip(model: nn.Module, largest: float, step: int) -> float:
+    """Scale all gradients so that their norm is at most `largest` (0 = leave them); the norm before."""
+    named = [(name, param) for name, param in model.named_parameters() if param.grad is not None]
+    norm = torch.as_tensor(get_total_norm([param.grad for _, param in named if param.grad is not None]))
+    if not math.isfinite(norm.item()):
+        culprits = (name for name, param in named if not torch.isfinite(param.grad).all())  # type: ignore[arg-type]
+        raise NonFiniteLossError(
+            f"the gradient of {next(culprits, 'all parameters together')} is not finite at step {step}; "
+            "stopped before the update"
+        )
+    if largest > 0:
+        clip_grads_with_norm_([param for _, param in named], largest, norm)
+    return float(norm)
