@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Trains the network of tests/python/test_parity.py from C++ and writes every tensor of it as raw bytes, so that
-// Python can compare them with its own: 300 steps, 6 topology updates. Usage: parity_run OUTPUT
+// Trains the network of tests/python/test_parity.py from C++ and writes every tensor of it as raw bytes, so
+// that Python can compare them with its own: 300 steps, 6 topology updates. Usage: parity_run OUTPUT
 #include <smet/smet.h>
 #include <torch/torch.h>
 
@@ -20,14 +20,16 @@ torch::Tensor formula(int64_t rows, int64_t cols, int64_t step) {
 
 struct Net : torch::nn::Module {
   Net() {
-    up = register_module("up", smet::SparseLinear(
-                                   smet::SparseLinearOptions(kIn, kHidden).density(0.3).seed(5).name("up")));
+    up = register_module(
+        "up", smet::SparseLinear(smet::SparseLinearOptions(kIn, kHidden).density(0.3).seed(5).name("up")));
     norm = register_module("norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({kHidden})));
     down = register_module(
-        "down",
-        smet::SparseLinear(smet::SparseLinearOptions(kHidden, kOut).density(0.2).bias(false).seed(5).name("down")));
+        "down", smet::SparseLinear(
+                    smet::SparseLinearOptions(kHidden, kOut).density(0.2).bias(false).seed(5).name("down")));
   }
-  torch::Tensor forward(const torch::Tensor& x) { return down->forward(torch::relu(norm->forward(up->forward(x)))); }
+  torch::Tensor forward(const torch::Tensor& x) {
+    return down->forward(torch::relu(norm->forward(up->forward(x))));
+  }
   smet::SparseLinear up{nullptr}, down{nullptr};
   torch::nn::LayerNorm norm{nullptr};
 };
@@ -61,12 +63,12 @@ int main(int argc, char** argv) {
   std::ofstream file(argv[1], std::ios::binary);
   for (const auto& item : net.named_parameters()) {
     write(file, item.key(), item.value());
-    const auto state = opt.state_of(item.value());
-    write(file, item.key() + ".exp_avg", state.exp_avg);
-    write(file, item.key() + ".exp_avg_sq", state.exp_avg_sq);
-    if (state.cohort.defined()) {
-      write(file, item.key() + ".cohort", state.cohort);
-      write(file, item.key() + ".births", state.births);
+    const auto& state = opt.state_of(item.value());
+    write(file, item.key() + ".exp_avg", state.exp_avg());
+    write(file, item.key() + ".exp_avg_sq", state.exp_avg_sq());
+    if (state.cohort().defined()) {
+      write(file, item.key() + ".cohort", state.cohort());
+      write(file, item.key() + ".births", state.births());
     }
   }
   for (const auto& item : net.named_buffers()) write(file, item.key(), item.value());
