@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from smet import _C
 from smet import _adamw_state as adamw_state
+from smet._names import canonical_name
 
 Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 AgeSchedule = str | Callable[[int], float] | None
@@ -135,8 +136,11 @@ class CompactAdamW(torch.optim.Optimizer):
             (weakref.ref(module), key, f"{prefix}.{key}" if prefix else key, param)
             for prefix, module in model.named_modules()
             for key, param in module.named_parameters(recurse=False)
-            if param in self.state or not param.requires_grad
         )
+        for _, _, name, param in self._watched:  # layers built without a name get one for errors
+            info = _C.values_info(param)
+            if info is not None and not info[2]:
+                _C.register_values(param, info[0], info[1], canonical_name(name.removesuffix(".values")))
 
     def _check_watched(self) -> None:
         """Raises when a parameter of the model is no longer the object that this optimizer updates."""

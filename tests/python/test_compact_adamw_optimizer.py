@@ -13,8 +13,9 @@ from torch.nn import Parameter
 from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+import smet
 from adamw_helpers import equal_bits, make_values, same, snapshot
-from smet import CompactAdamW
+from smet import _C, CompactAdamW
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch probes for CUDA tools
@@ -430,3 +431,36 @@ def test_names_reach_errors_however_parameters_are_given():
         bad.grad[-1] = float("nan")
         with pytest.raises(RuntimeError, match=f"the gradient of {name} holds NaN or infinity"):
             opt.step()
+
+
+def test_a_layer_without_a_name_gets_one_from_its_model():
+    model = torch.nn.Sequential(smet.SparseLinear(8, 8), smet.SparseLinear(8, 8, name="mine"))
+    CompactAdamW(model)
+    assert _C.values_info(model[0].values)[2] == "0"
+    assert _C.values_info(model[1].values)[2] == "mine"
+
+
+def test_g4_gradscaler_skips_the_step_and_the_ages():
+    """G4, G5: unscale, clip and step through a GradScaler are the plain steps; an overflow moves nothing."""
+    runs = []
+    for scaled in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(smet.SparseLinear(8, 6, seed=1, name="a"), torch.nn.Linear(6, 2))
+        opt = CompactAdamW(model, lr=1e-2)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=scaled)
+        for step in range(6):
+            opt.zero_grad()
+            scaler.scale(model(torch.full((3, 8), 0.1 + step)).square().mean()).backward()
+            scaler.unscale_(opt)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+            scaler.step(opt)
+            scaler.update()
+        runs.append(snapshot(opt))
+    assert same(*runs)
+    model[0].values.grad[0] = float("inf")
+    assert scaler.scale(torch.ones(())) > 0
+    scaler.unscale_(opt)
+    scaler.step(opt)
+    scaler.update()
+    assert same(runs[1], snapshot(opt))
+    assert scaler.get_scale() == 2.0**9
