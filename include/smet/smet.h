@@ -5,5 +5,6 @@
 #include "smet/age_schedule.h"
 #include "smet/compact_adamw.h"
 #include "smet/sparse_linear.h"
+#include "smet/sparsify.h"
 #include "smet/topology_scheduler.h"
 #include "smet/version.h"

@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "python/bindings/bindings.h"
+#include "smet/distribution.h"
 #include "smet/schedules.h"
-#include "src/topology/distribution.h"
 #include "src/topology/engine.h"
 #include "src/topology/layer_key.h"
 #include "src/topology/observe.h"

@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "kernels/mask_rank.h"
+#include "smet/distribution.h"
 #include "smet/values_registry.h"
 #include "src/nn/initial_values.h"
-#include "src/topology/distribution.h"
 
 namespace smet {
 namespace {

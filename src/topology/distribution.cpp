@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "src/topology/distribution.h"
+#include "smet/distribution.h"
 
 #include <c10/util/Exception.h>
 

@@ -11,6 +11,7 @@
 
 #include "smet/compact_adamw.h"
 #include "smet/sparse_linear.h"
+#include "smet/sparsify.h"
 #include "smet/topology_scheduler.h"
 #include "src/topology/engine.h"
 #include "src/topology/observe.h"
@@ -21,20 +22,6 @@ namespace {
 
 using torch::optim::OptimizerParamState;
 using LayerPtr = std::shared_ptr<SparseLinearImpl>;
-
-std::vector<std::pair<std::string, LayerPtr>> sparse_layers(torch::nn::Module& model) {
-  std::vector<std::pair<std::string, LayerPtr>> layers;
-  // The model itself may live on the stack, where named_modules cannot share it.
-  if (auto* self = dynamic_cast<SparseLinearImpl*>(&model)) {
-    layers.emplace_back("", LayerPtr(std::shared_ptr<void>(), self));
-  }
-  for (const auto& item : model.named_modules(/*name_prefix=*/"", /*include_self=*/false)) {
-    if (auto layer = std::dynamic_pointer_cast<SparseLinearImpl>(item.value())) {
-      layers.emplace_back(item.key(), std::move(layer));
-    }
-  }
-  return layers;
-}
 
 // State that travels with the values, as the view names it. Unknown kinds are refused: their state would stay
 // behind, at positions that are not its own any more.
