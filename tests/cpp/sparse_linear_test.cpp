@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // SparseLinear from C++: initialisation, conversion, clone, dtype, archives, text.
+#include "smet/sparse_linear.h"
+
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include <sstream>
 
-#include "smet/sparse_linear.h"
 #include "smet/values_registry.h"
 
 namespace {
