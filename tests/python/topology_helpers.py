@@ -29,12 +29,12 @@ def pack(dense):
 
 def active(layer):
     """Flat positions of a layer's values, ascending."""
-    return unpack(layer.mask, layer.in_features).flatten().nonzero().flatten().tolist()
+    return unpack(layer.mask.cpu(), layer.in_features).flatten().nonzero().flatten().tolist()
 
 
 def bits(tensor):
     """Bytes of every element, as a list: NaN payloads and signed zeros count."""
-    data = tensor.detach().contiguous().reshape(-1)
+    data = tensor.detach().cpu().contiguous().reshape(-1)
     size = data.element_size()
     raw = data.view(torch.uint8).numpy().tobytes()
     return [raw[i * size : (i + 1) * size] for i in range(data.numel())]
