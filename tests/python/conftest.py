@@ -39,6 +39,13 @@ def threads():
     return use
 
 
+@pytest.fixture
+def one_thread(threads):
+    """For thousands of tiny operations: waking threads would take most of the time."""
+    with threads(1):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)

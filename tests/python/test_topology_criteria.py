@@ -12,6 +12,8 @@ from reference_training import keyed_draw, layer_key
 from smet import _C
 from topology_helpers import OPS, active, bits, everything, pack, small_model, train_step, unpack
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PAIRS = list(itertools.product(_C.prune_criteria(), _C.grow_criteria()))
 EACH = {"interval": 1, "fraction": 0.3, "total_steps": 40, "stop": 1.0}
 SCORES = 2  # DrawStream::scores

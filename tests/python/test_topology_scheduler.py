@@ -14,6 +14,8 @@ import smet
 from smet import _C
 from topology_helpers import active, bits, everything, small_model, train_step, unpack
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RUN = {"interval": 3, "fraction": 0.3, "total_steps": 40, "stop": 1.0}
 
 

@@ -35,6 +35,8 @@ class Training(RuleBasedStateMachine):
         stop=st.integers(0, 30),
     )
     def build(self, sizes, density, interval, fraction, prune, grow, dtype, stop):
+        self.threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # thousands of tiny operations
         self.model = torch.nn.Sequential(
             *[
                 smet.SparseLinear(sizes[at], sizes[at + 1], density=density, name=str(at), dtype=dtype)
@@ -57,6 +59,9 @@ class Training(RuleBasedStateMachine):
         self.opt = smet.CompactAdamW(self.model, lr=1e-2, warmup=3)
         self.topo = smet.TopologyScheduler(self.model, self.opt, **self.options)
         self.tensors = [(t.data_ptr(), t.shape) for t in (*self.model.parameters(), *self.model.buffers())]
+
+    def teardown(self):
+        torch.set_num_threads(self.threads)
 
     @rule(batch=st.integers(1, 3), micro=st.integers(1, 2), keep_gradient=st.booleans())
     def train(self, batch, micro, keep_gradient):
