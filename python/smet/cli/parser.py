@@ -12,8 +12,11 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
+from smet.train.config import PretrainConfig
+
 _UNKNOWN = re.compile(r"unrecognized arguments?: (.*)", re.IGNORECASE | re.DOTALL)
 _CHOICE = re.compile(r"invalid choice: '([^']*)'")
+_BAD_KEY = re.compile(r"does not accept option '([\w.]+)'")
 _BAD_VALUE = re.compile(r'Parser key "([\w.]+)":.*(?:Got|Given) value: ([^\n]*)', re.DOTALL)
 
 
@@ -56,6 +59,9 @@ class Parser(ArgumentParser):
             )
         if 'expected "command"' in message:
             return "a command is missing; see smet --help"
+        if found := _BAD_KEY.search(message):
+            known = (field.name for field in dataclasses.fields(PretrainConfig))
+            return f"--config: there is no option '{found[1]}'{suggestion(found[1], known)}"
         if found := _BAD_VALUE.search(message):
             flag = "--" + found[1].split(".")[-1].replace("_", "-")
             return f"{flag} is {found[2].strip()}; {_expected(self, flag)}"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,6 @@ def read_dataset(name: str, text_column: str) -> tuple[Named, Named]:
 
     `name` is NAME or NAME:CONFIG of a data set on the hub, or a folder (of save_to_disk, or of data files).
     """
-    # Without a network the hub's client would wait and try again for minutes.
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
     try:
         import datasets
     except ImportError:
@@ -40,6 +36,8 @@ def read_dataset(name: str, text_column: str) -> tuple[Named, Named]:
 
 def _load(datasets: Any, name: str) -> dict[str, Any]:
     path, _, config = name.partition(":")
+    if not Path(path).exists():
+        _reach_hub(path)
     try:
         if (Path(path) / "dataset_dict.json").exists() or (Path(path) / "state.json").exists():
             loaded = datasets.load_from_disk(path)
@@ -48,9 +46,28 @@ def _load(datasets: Any, name: str) -> dict[str, Any]:
     except Exception as error:  # whatever the hub, its cache or a file format raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"hf:{name} cannot be loaded: {reason}. Is the name right, the network there?"
+            f"hf:{name} cannot be loaded: {reason}."
         ) from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def _reach_hub(name: str) -> None:
+    """Ask the hub for `name` once: the data set's loader would try again for half a minute and more."""
+    import huggingface_hub
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    try:
+        huggingface_hub.HfApi().dataset_info(name, timeout=10)
+    except huggingface_hub.errors.RepositoryNotFoundError as error:
+        raise DataError(f"hf:{name}: the hub has no such data set, or it is private") from error
+    except huggingface_hub.errors.HfHubHTTPError:
+        return  # the hub answers; let the loader say what is wrong
+    except Exception as error:
+        raise DataError(
+            f"hf:{name} is no folder here, and the hub cannot be reached: {error}. If the data is in its "
+            "cache already, set HF_HUB_OFFLINE=1"
+        ) from error
 
 
 def _documents(split: Any, name: str, text_column: str) -> Named:

@@ -29,12 +29,12 @@ def load_model_config(config: PretrainConfig) -> Any | None:
 
 def read_model_config(path: str) -> Any:
     """A transformers configuration from config.json or its folder; only local files, no code from them."""
-    from transformers import AutoConfig
-
     if not Path(path).exists():
         raise ConfigError(
             f"--model {path} is neither a size ({' '.join(LLAMA_SIZES)}) nor a config.json or its folder"
         )
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
