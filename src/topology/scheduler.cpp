@@ -111,6 +111,7 @@ struct TopologyScheduler::Impl {
       if (state == optimizer->state().end()) continue;
       if (dynamic_cast<torch::optim::SGDParamState*>(state->second.get()) != nullptr) continue;
       LayerView counted;
+      counted.name = name;
       add_state(counted, *state->second);
       step = std::max(step.value_or(0), counted.state_step);
     }
