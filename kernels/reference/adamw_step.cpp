@@ -37,7 +37,8 @@ void update(const AdamWTensor& tensor, std::int64_t i) {
   v = v * tensor.beta2 + (1 - tensor.beta2) * grad * grad;
   store(tensor.exp_avg, compute, i, m);
   store(tensor.exp_avg_sq, compute, i, v);
-  store_param(tensor, i, param * row.decay - row.step_size * m / (std::sqrt(v) / row.bc2_sqrt + tensor.eps));
+  store_param(tensor, i,
+              param - (row.step_size * m / (std::sqrt(v) / row.bc2_sqrt + tensor.eps) + row.decay * param));
 }
 
 }  // namespace

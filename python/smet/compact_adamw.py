@@ -29,10 +29,13 @@ class CompactAdamW(torch.optim.Optimizer):
         w <- w - lr_w * ((m / (1 - beta1^a)) / (sqrt(v / (1 - beta2^a)) + eps) + weight_decay * w)
 
     a is the global step for dense parameters and for weights that were there from the start; warm(a) is 1
-    for both. For weights regrown after step 0, warm(a) = min(1, a / warmup) * (1 + (boost - 1) * exp(-a /
-    boost_tau)). Dense parameters have density 1: they get torch's AdamW (moments equal torch's scalar code
-    bit for bit; weights within 1 ulp a step). Source: SMET, arXiv 2606.00888, section 3, with ages instead
-    of a scaled first moment.
+    for both. For weights regrown after step 0,
+    warm(a) = min(1, a / warmup) * (1 + (boost - 1) * exp(-a / boost_tau)).
+
+    Dense parameters have density 1 and get torch's AdamW: a step from equal state gives moments within 1 ulp
+    (equal bit for bit to torch's code without fused multiply-adds) and weights within 2 ulp, or within 8 ulp
+    of the update where that is larger than the weight.
+    Source: SMET, arXiv 2606.00888, section 3, with ages instead of a scaled first moment.
 
     Args:
         params: a model (its parameters' names are kept for errors and checkpoints), an iterable of

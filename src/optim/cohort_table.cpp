@@ -59,7 +59,7 @@ at::Tensor CohortTables::table(const CohortClock& clock, const AdamWHyper& hyper
   auto* row = reinterpret_cast<kernels::CohortRow*>(table.mutable_data_ptr<double>());
   for (std::size_t id = 0; id < static_cast<std::size_t>(rows); ++id) {
     const double lr_w = rate * ages.warm[id];
-    row[id] = {1 - lr_w * decay, lr_w / ages.bias1[id], ages.bias2_sqrt[id]};
+    row[id] = {lr_w * decay, lr_w / ages.bias1[id], ages.bias2_sqrt[id]};
   }
   entries_.push_back({&ages, rate, decay, table});
   return table;

@@ -46,7 +46,7 @@ struct CohortClock {
 // Tables of one optimizer step. Layers that share clock and options share a table; layers that differ in
 // density alone share the costly part. Row of a cohort with age a = step - birth:
 //   lr_w      = lr * density^-p * (birth > 0 ? warm(a) : 1)
-//   decay     = 1 - lr_w * weight_decay        (1 when the decay is coupled)
+//   decay     = lr_w * weight_decay            (0 when the decay is coupled)
 //   step_size = lr_w / (1 - beta1^A)
 //   bc2_sqrt  = (1 - beta2^A)^0.5              A = local_age ? a : step
 // Rows of unused ids repeat row 0, so that every id is defined.

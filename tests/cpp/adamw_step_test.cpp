@@ -32,7 +32,7 @@ struct Tensor {
         exp_avg(normal_numbers(compute_type(dtype_), size, seed + 2, 1e-3)),
         exp_avg_sq(normal_numbers(compute_type(dtype_), size, seed + 3, 1e-3)),
         cohort(size),
-        rows({{1 - 1e-5, 1.3e-3, .4}}) {
+        rows({{1e-5, 1.3e-3, .4}}) {
     const DType compute = compute_type(dtype);
     for (std::int64_t i = 0; i < size; ++i) {
       store(exp_avg_sq, compute, i, std::pow(load(exp_avg_sq, compute, i), 2));
@@ -48,7 +48,7 @@ struct Tensor {
   // `young` of the weights carry one of 255 other ids, each with a row of its own.
   void give_cohorts(double young) {
     for (int id = 1; id < 256; ++id)
-      rows.push_back({1 - 1e-7 * id, 1e-5 * id, std::sqrt(1 - std::pow(.999, id))});
+      rows.push_back({1e-7 * id, 1e-5 * id, std::sqrt(1 - std::pow(.999, id))});
     Random random(43);
     for (std::uint8_t& id : cohort)
       id = static_cast<std::uint8_t>(random.uniform() < young ? random.below(256) : 0);
@@ -96,7 +96,6 @@ void plain_step(Tensor& tensor) {
     if (o.maximize) g = -g;
     t = scalar(o.l2) * p;
     if (o.l2 != 0) g = g + t;
-    p = p * scalar(row.decay);
     t = g - m;
     t = t * scalar(1 - o.beta1);
     m = m + t;
@@ -109,6 +108,8 @@ void plain_step(Tensor& tensor) {
     denominator = denominator + scalar(o.eps);
     t = scalar(-row.step_size) * m;
     t = t / denominator;
+    volatile Compute decayed = scalar(row.decay) * p;
+    t = t - decayed;
     p = p + t;
     store(tensor.exp_avg, compute, i, static_cast<double>(m));
     store(tensor.exp_avg_sq, compute, i, static_cast<double>(v));
@@ -253,7 +254,7 @@ TEST(AdamWStep, N5TinyAndHugeGradients) {
 // of step_size (1 - beta1); were eps added before the correction it would be 30 times smaller.
 TEST(AdamWStep, N6EpsAfterBiasCorrection) {
   Tensor tensor(DType::f64, 4, 67);
-  tensor.rows = {{1, 1 / (1 - .9), std::sqrt(1 - .999)}};
+  tensor.rows = {{0, 1 / (1 - .9), std::sqrt(1 - .999)}};
   tensor.options.eps = 1e-4;
   for (std::int64_t i = 0; i < 4; ++i) {
     store(tensor.param, DType::f64, i, 0);
@@ -274,7 +275,7 @@ TEST(AdamWStep, N7FirstAndLastAges) {
       const double bc1 = 1 - std::pow(.9, age);
       const double bc2_sqrt = std::sqrt(1 - std::pow(.999, age));
       Tensor tensor(dtype, 100, 71);
-      tensor.rows = {{1, lr / bc1, bc2_sqrt}};
+      tensor.rows = {{0, lr / bc1, bc2_sqrt}};
       tensor.options.eps = 0;
       for (std::int64_t i = 0; i < 100; ++i) {
         store(tensor.param, dtype, i, 0);
@@ -301,7 +302,7 @@ TEST(AdamWStep, N8StochasticRoundingDoesNotStall) {
     tensor.options.stochastic_rounding = stochastic;
     tensor.options.beta1 = tensor.options.beta2 = 0;
     tensor.options.eps = 0;
-    tensor.rows = {{1, ulp / 20, 1}};
+    tensor.rows = {{0, ulp / 20, 1}};
     for (std::int64_t i = 0; i < kSize; ++i) {
       store(tensor.param, DType::bf16, i, 1);
       store(tensor.grad, DType::bf16, i, -1);
@@ -327,7 +328,7 @@ TEST(AdamWStep, WrongArgumentsAreRefused) {
   EXPECT_EQ(step(kernels::reference::adamw_step, serial(), tensor), Status::unsupported_dtype);
   tensor.options.grad_dtype = DType::f32;
   for (const std::size_t rows : {0U, 257U}) {
-    tensor.rows.assign(rows, {1, 1, 1});
+    tensor.rows.assign(rows, {0, 1, 1});
     EXPECT_EQ(step(kernels::cpu::adamw_step, serial(), tensor), Status::invalid_argument);
     EXPECT_EQ(step(kernels::reference::adamw_step, serial(), tensor), Status::invalid_argument);
   }

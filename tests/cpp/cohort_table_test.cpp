@@ -45,7 +45,7 @@ TEST(CohortTable, DenseParameterHasOneRowOfTorchsAdamW) {
     const at::Tensor table = tables.table({step, nullptr}, hyper, 1.0, "w");
     ASSERT_EQ(table.sizes(), (at::IntArrayRef{1, 3}));
     const auto t = static_cast<double>(step);
-    EXPECT_EQ(row(table, 0).decay, 1 - 2e-3 * 0.1);
+    EXPECT_EQ(row(table, 0).decay, 2e-3 * 0.1);
     EXPECT_EQ(row(table, 0).step_size, 2e-3 / (1 - std::pow(0.9, t)));
     EXPECT_EQ(row(table, 0).bc2_sqrt, std::pow(1 - std::pow(0.999, t), 0.5));
   }
@@ -64,7 +64,7 @@ TEST(CohortTable, RowsFollowTheMethod) {
   ASSERT_EQ(table.sizes(), (at::IntArrayRef{256, 3}));
   const auto expect = [&](int64_t id, double age, double warm) {
     const double lr_w = 1e-2 / std::sqrt(0.25) * warm;
-    EXPECT_DOUBLE_EQ(row(table, id).decay, 1 - lr_w * 0.5) << id;
+    EXPECT_DOUBLE_EQ(row(table, id).decay, lr_w * 0.5) << id;
     EXPECT_DOUBLE_EQ(row(table, id).step_size, lr_w / (1 - std::pow(0.9, age))) << id;
     EXPECT_DOUBLE_EQ(row(table, id).bc2_sqrt, std::sqrt(1 - std::pow(0.999, age))) << id;
   };
@@ -89,7 +89,7 @@ TEST(CohortTable, CoupledDecayIsNotInTheRow) {
   AdamWHyper hyper;
   hyper.coupled_weight_decay = true;
   CohortTables tables;
-  EXPECT_EQ(row(tables.table({1, nullptr}, hyper, 1.0, "w"), 0).decay, 1.0);
+  EXPECT_EQ(row(tables.table({1, nullptr}, hyper, 1.0, "w"), 0).decay, 0.0);
 }
 
 TEST(CohortTable, EqualLayersShareATableAndAgesAreComputedOnce) {

@@ -37,6 +37,12 @@ def same(snapshot_a, snapshot_b):
     return len(snapshot_a) == len(snapshot_b) and all(map(equal_bits, snapshot_a, snapshot_b))
 
 
+def ulp(size, dtype):
+    """One unit in the last place of numbers of that size, in float64."""
+    info = torch.finfo(dtype)
+    return torch.exp2(torch.floor(torch.log2(size.double().abs().clamp(min=info.tiny)))) * info.eps
+
+
 def max_ulp(actual, expected, *operands):
     """Largest |actual - expected| in ulp of the dtype of `actual`, at the size of the largest operand.
 
@@ -45,6 +51,4 @@ def max_ulp(actual, expected, *operands):
     size = expected.double().abs()
     for operand in operands:
         size = torch.maximum(size, operand.double().abs())
-    info = torch.finfo(actual.dtype)
-    exponent = torch.floor(torch.log2(size.clamp(min=info.tiny)))
-    return ((actual.double() - expected.double()).abs() / (torch.exp2(exponent) * info.eps)).max().item()
+    return ((actual.double() - expected.double()).abs() / ulp(size, actual.dtype)).max().item()

@@ -12,7 +12,7 @@ from smet import CompactAdamW
 def call(n=6, dtype=torch.float32, rows=1, count=1, **changes):
     """Arguments of a call with `count` equal parameters; `changes` replace them by name."""
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    table = torch.tensor([[1.0, 0.1, 1.0]], dtype=torch.float64).repeat(rows, 1)
+    table = torch.tensor([[0.0, 0.1, 1.0]], dtype=torch.float64).repeat(rows, 1)
     args = {
         "params": [torch.arange(n, dtype=dtype) for _ in range(count)],
         "grads": [torch.ones(n, dtype=dtype) for _ in range(count)],

@@ -152,7 +152,8 @@ template <typename Type, Rounding rounding, bool coupled>
     } else {
       root = __builtin_sqrtf(v);
     }
-    const Compute result = p * rows.decay[i] + (rows.step[i] * m) / (root / rows.bc2_sqrt[i] + scalars.eps);
+    const Compute change = (rows.step[i] * m) / (root / rows.bc2_sqrt[i] + scalars.eps) - rows.decay[i] * p;
+    const Compute result = p + change;
     exp_avg[i] = m;
     exp_avg_sq[i] = v;
     if constexpr (rounding == Rounding::stochastic) {
