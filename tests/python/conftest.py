@@ -49,10 +49,3 @@ def one_thread(threads):
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def one_thread(threads):
-    """For tiny models: waiting for a second thread on a busy machine costs more than their arithmetic."""
-    with threads(1):
-        yield

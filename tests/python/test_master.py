@@ -44,9 +44,14 @@ def reference_gradients(layers, step):
     return torch.autograd.grad(loss, weights)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+# Half an ulp of the largest element for each of the 1,000 steps: 2^-24, and ten times 2^-53 (in float64 the
+# reference rounds as much as we do).
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e4 * 2**-53), (torch.float32, 1e3 * 2**-24)]
+)
 def test_masked_dense_reference_agrees_for_1000_steps_and_20_updates(dtype, tolerance):
-    """N3, N9, N10, T1-T5: topology bit for bit after every update; values within `tolerance` of the largest."""
+    """N3, N9, N10, T1-T5: topology bit for bit after every update; values to `tolerance` of the largest."""
     model = packed_model(dtype)
     packed = [model[0], model[2]]
     opt = smet.CompactAdamW(model, warmup=WARMUP, density_scaling=0.5, **ADAM)

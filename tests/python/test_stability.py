@@ -3,12 +3,13 @@
 
 From one state and on the same data, three branches run on: static (no updates), plain (newborns corrected by
 the global step, no warm-up) and smet. Early in a run no method spikes, since the global correction is still
-at work; so the trunk is trained past t = 2,000, where a newborn's first updates are up to 6.6 times too large.
+at work; so the trunk is trained past t = 2,000, where a newborn's updates are up to 6.6 times too large.
 Paired jump of an update = mean loss difference to static over the 10 steps from the second after the update
 on, less the mean over the 10 steps before (the first step after it sees the pruning alone).
 """
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ class Task:
 def network():
     torch.manual_seed(0)
     sizes = (FEATURES, WIDTH, WIDTH, WIDTH, CLASSES)
-    layers = [part for i, o in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(i, o), nn.ReLU())]
+    layers = [part for i, o in itertools.pairwise(sizes) for part in (nn.Linear(i, o), nn.ReLU())]
     net = nn.Sequential(*layers[:-1])
     smet.sparsify_(net, 0.25, skip=("0", "6"))
     return net

@@ -5,9 +5,9 @@ import copy
 
 import pytest
 import torch
-from small_models import model
 
 import smet
+from small_models import model
 
 OUT, IN, TOKENS = 509, 2071, 9  # several chunks of every kernel, none of them full
 
