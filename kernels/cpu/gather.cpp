@@ -56,8 +56,7 @@ Status gather(const Executor& executor, const GatherArgs& args) {
            .cols = tile.col_end - tile.col_begin,
            .dense = static_cast<const char*>(args.dense) + at * dense_bytes,
            .out = args.out,
-           .index = packed_index(pattern, row, tile.col_begin),
-           .end = packed_index(pattern, row, tile.col_end)});
+           .index = packed_index(pattern, row, tile.col_begin)});
     }
   });
   return Status::ok;

@@ -13,9 +13,10 @@
 namespace smet::kernels::cpu {
 namespace {
 
-constexpr std::int64_t kSlack = 65536;          // candidates held beyond 2 k (grad_topk.h)
-constexpr std::int64_t kMaxBatchWords = 32768;  // mask words scanned between two looks at that limit
-constexpr std::int64_t kParts = 32;             // of a batch, run in parallel
+constexpr std::int64_t kSlack = 65536;       // candidates held beyond 2 k (grad_topk.h)
+constexpr std::int64_t kBatchWords = 32768;  // mask words scanned at once
+constexpr std::int64_t kParts = 64;          // of a batch, run in parallel
+static_assert(kBatchWords / kParts * kWordColumns <= kSlack, "a part's candidates fit after keep_best");
 
 bool grown_before(const GradCandidate& a, const GradCandidate& b) {
   return a.key != b.key ? a.key > b.key : a.position < b.position;
@@ -43,24 +44,21 @@ std::uint64_t magnitude_key(const void* grad, DType dtype, std::int64_t i) {
 // One tile's segments, numbered row by row, in batches: first the hits of each word, then the candidates.
 class TileScan {
  public:
-  TileScan(const GradTopkTileArgs& args, const IsaKernels& kernels, std::int64_t max_positions)
+  TileScan(const GradTopkTileArgs& args, const IsaKernels& kernels)
       : args_(args),
         find_hits_(kernels.mask->topk_hits[args.grad_dtype == DType::f64 ? 1 : 0]),
         count_bits_(kernels.mask->count_bits),
         segments_per_row_(segments_per_row(args.tile.col_end - args.tile.col_begin)),
         words_per_segment_(std::min(kSegmentWords, words_per_row(args.tile.col_end - args.tile.col_begin))),
-        batch_(std::min(max_positions / kWordColumns, kMaxBatchWords) / words_per_segment_),
-        hits_(static_cast<std::size_t>(std::min(batch_, segments()) * words_per_segment_)) {}
+        hits_(static_cast<std::size_t>(std::min(batch(), segments()) * words_per_segment_)) {}
 
   std::int64_t segments() const { return (args_.tile.row_end - args_.tile.row_begin) * segments_per_row_; }
-  std::int64_t batch() const { return batch_; }
-  // How many candidates a batch may append.
-  std::int64_t positions() const { return static_cast<std::int64_t>(hits_.size()) * kWordColumns; }
+  std::int64_t batch() const { return kBatchWords / words_per_segment_; }
 
-  // Appends the candidates of one batch.
+  // Adds the candidates of the batch that begins at `begin`.
   void run(const Executor& executor, std::int64_t begin, GradTopk& state) {
     begin_ = begin;
-    end_ = std::min(begin + batch_, segments());
+    end_ = std::min(begin + batch(), segments());
     std::array<std::int64_t, kParts + 1> first{};  // where a part's candidates go
     first[0] = static_cast<std::int64_t>(state.candidates.size());
     for_chunks(executor, kParts, [&](std::int64_t part) {
@@ -69,12 +67,17 @@ class TileScan {
       first[static_cast<std::size_t>(part) + 1] = count;
     });
     for (std::size_t part = 1; part < first.size(); ++part) first[part] += first[part - 1];
-    if (first.back() == first.front()) return;
-    state.candidates.resize(static_cast<std::size_t>(first.back()));
-    for_chunks(executor, kParts, [&](std::int64_t part) {
-      GradCandidate* out = state.candidates.data() + first[static_cast<std::size_t>(part)];
-      for (std::int64_t s = segment(part); s < segment(part + 1); ++s) out = write(s, out);
-    });
+    if (first.back() > 2 * state.k + kSlack) {
+      add_part_by_part(state);
+    } else if (first.back() > first.front()) {
+      state.candidates.resize(static_cast<std::size_t>(first.back()));
+      for_chunks(executor, kParts, [&](std::int64_t part) {
+        GradCandidate* out = state.candidates.data() + first[static_cast<std::size_t>(part)];
+        for (std::int64_t s = segment(part); s < segment(part + 1); ++s) {
+          for_hits(s, [&](const GradCandidate& candidate) { *out++ = candidate; });
+        }
+      });
+    }
   }
 
  private:
@@ -104,22 +107,34 @@ class TileScan {
     return count_bits_(hits(segment), words_per_row(here.cols));
   }
 
-  GradCandidate* write(std::int64_t segment, GradCandidate* out) {
+  template <typename F>
+  void for_hits(std::int64_t segment, F&& take) {
     const Place here = place(segment);
     for (std::int64_t w = 0; w < words_per_row(here.cols); ++w) {
       for (std::uint32_t bits = hits(segment)[w]; bits != 0; bits &= bits - 1) {
         const std::int64_t offset = w * kWordColumns + std::countr_zero(bits);
-        *out++ = {magnitude_key(args_.grad, args_.grad_dtype, here.at + offset),
-                  here.row * args_.cols + here.col + offset};
+        take(GradCandidate{magnitude_key(args_.grad, args_.grad_dtype, here.at + offset),
+                           here.row * args_.cols + here.col + offset});
       }
     }
-    return out;
+  }
+
+  // Where all hits together would pass the limit: dropping what falls behind after every part.
+  void add_part_by_part(GradTopk& state) {
+    for (std::int64_t part = 0; part < kParts; ++part) {
+      if (static_cast<std::int64_t>(state.candidates.size()) > 2 * state.k) keep_best(state);
+      for (std::int64_t s = segment(part); s < segment(part + 1); ++s) {
+        for_hits(s, [&](const GradCandidate& candidate) {
+          if (candidate.key >= state.threshold) state.candidates.push_back(candidate);
+        });
+      }
+    }
   }
 
   const GradTopkTileArgs& args_;
   void (*find_hits_)(const TopkRun&);
   std::int64_t (*count_bits_)(const std::uint32_t*, std::int64_t);
-  std::int64_t segments_per_row_, words_per_segment_, batch_;
+  std::int64_t segments_per_row_, words_per_segment_;
   std::vector<std::uint32_t> hits_;  // of the batch
   std::int64_t begin_ = 0, end_ = 0;
 };
@@ -131,13 +146,9 @@ Status grad_topk_tile(const Executor& executor, const GradTopkTileArgs& args, Gr
   if (kernels == nullptr) return Status::unsupported_isa;
   if (args.grad_dtype != DType::f32 && args.grad_dtype != DType::f64) return Status::unsupported_dtype;
   if (state.k <= 0 || args.tile.col_begin >= args.tile.col_end) return Status::ok;
-  // Small batches leave room for candidates to gather before keep_best; large ones keep all threads busy.
-  TileScan scan(args, *kernels, kSlack + state.k / 4);
-  const std::int64_t limit = 2 * state.k + kSlack;
-  for (std::int64_t begin = 0; begin < scan.segments(); begin += scan.batch()) {
-    if (static_cast<std::int64_t>(state.candidates.size()) + scan.positions() > limit) keep_best(state);
+  TileScan scan(args, *kernels);
+  for (std::int64_t begin = 0; begin < scan.segments(); begin += scan.batch())
     scan.run(executor, begin, state);
-  }
   return Status::ok;
 } catch (const std::bad_alloc&) {
   return Status::out_of_memory;

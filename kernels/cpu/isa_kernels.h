@@ -38,12 +38,13 @@ enum class GatherMode : std::uint8_t {
 };
 inline constexpr int kGatherModes = 11;
 
+// The same columns, the other way: out[index...] are their active weights.
 struct GatherRun {
   const std::uint32_t* words;
   std::int64_t cols;
   const void* dense;
   void* out;
-  std::int64_t index, end;  // out[index...end) belongs to this run; nothing else is written
+  std::int64_t index;
 };
 
 // Words of an old and a new mask; source[index...] and destination[new_index...] are their active weights.

@@ -36,43 +36,33 @@ class Places {
   std::uint64_t positions_, cols_, words_;
 };
 
-// Sets the bits of the first `wanted` distinct inactive positions. A draw finds at most one, so a batch no
-// longer than what is missing never goes too far.
-void draw_bits(const DrawPositionsArgs& args, const IsaKernels& kernels, std::int64_t wanted) {
+// Adds to `taken`, a bitmap of positions that do not count, the first `wanted` drawn positions that are not
+// in it. A draw finds at most one, so a batch no longer than what is missing never goes too far.
+void draw_bits(const DrawPositionsArgs& args, const IsaKernels& kernels, std::int64_t wanted,
+               std::uint32_t* taken) {
   const Places places(args.rows, args.cols);
   std::array<std::uint64_t, kBatch> draws;
-  std::int64_t found = 0;
-  for (std::uint64_t j = 0; found < wanted;) {
-    const std::int64_t missing = wanted - found;
-    const auto skip = static_cast<std::int64_t>(j % 2);
-    const std::int64_t count = std::min(missing, kBatch - 2);
+  std::array<Places::Place, kBatch> batch;
+  std::uint64_t j = 0;
+  while (wanted > 0) {
+    const auto skip = static_cast<std::size_t>(j % 2);
+    const std::size_t end = skip + static_cast<std::size_t>(std::min(wanted, kBatch - 2));
     kernels.mask->draws({.key = args.key,
                          .stream = static_cast<std::uint32_t>(args.stream),
                          .update = args.update,
                          .half = j / 2,
-                         .count = (skip + count + 1) / 2,
+                         .count = static_cast<std::int64_t>(end + 1) / 2,
                          .draws = draws.data()});
-    for (std::int64_t i = skip; i < skip + count; ++i) {
-      const auto [word, bit] = places(draws[static_cast<std::size_t>(i)]);
-      const std::uint32_t taken = args.mask[word] | args.chosen[word];
-      const std::uint32_t is_new = ~(taken >> bit) & 1U;
-      args.chosen[word] |= is_new << bit;
-      found += is_new;
+    for (std::size_t i = skip; i < end; ++i) {
+      batch[i] = places(draws[i]);
+      __builtin_prefetch(taken + batch[i].word, 1);  // scattered over the mask: wait for all at once
     }
-    j += static_cast<std::uint64_t>(count);
-  }
-}
-
-// chosen = the inactive positions that are not in chosen.
-void complement(const DrawPositionsArgs& args) {
-  const std::int64_t words = words_per_row(args.cols);
-  const auto rest = static_cast<unsigned>(args.cols % kWordColumns);
-  const std::uint32_t last = rest == 0 ? ~0U : (1U << rest) - 1U;
-  for (std::int64_t row = 0; row < args.rows; ++row) {
-    for (std::int64_t w = 0; w < words; ++w) {
-      const std::uint32_t columns = w + 1 == words ? last : ~0U;
-      args.chosen[row * words + w] = ~(args.chosen[row * words + w] | args.mask[row * words + w]) & columns;
+    for (std::size_t i = skip; i < end; ++i) {
+      const std::uint32_t is_new = ~(taken[batch[i].word] >> batch[i].bit) & 1U;
+      taken[batch[i].word] |= is_new << batch[i].bit;
+      wanted -= is_new;
     }
+    j += end - skip;
   }
 }
 
@@ -87,10 +77,20 @@ Status draw_positions(const DrawPositionsArgs& args) {
   if (args.inactive != args.rows * args.cols - active || args.k < 0 || args.k > args.inactive) {
     return Status::invalid_argument;
   }
-  std::fill(args.chosen, args.chosen + words, 0U);
   const bool draw_left_out = args.k > args.inactive / 2;
-  draw_bits(args, *kernels, draw_left_out ? args.inactive - args.k : args.k);
-  if (draw_left_out) complement(args);
+  std::copy_n(args.mask, words, args.chosen);
+  draw_bits(args, *kernels, draw_left_out ? args.inactive - args.k : args.k, args.chosen);
+
+  // Of the mask and the drawn positions together, keep the drawn ones; or take all that is in neither.
+  const std::int64_t words_in_row = words_per_row(args.cols);
+  const auto last_cols = static_cast<unsigned>(args.cols % kWordColumns);
+  const std::uint32_t last_word = last_cols == 0 ? ~0U : (1U << last_cols) - 1U;
+  for (std::int64_t word = 0; word < words; ++word) {
+    args.chosen[word] = draw_left_out ? ~args.chosen[word] : args.chosen[word] ^ args.mask[word];
+  }
+  for (std::int64_t word = words_in_row - 1; draw_left_out && word < words; word += words_in_row) {
+    args.chosen[word] &= last_word;
+  }
   return Status::ok;
 }
 

@@ -70,74 +70,69 @@ struct Elements<GatherMode::add_f32_f16> {
   static Out merge(Dense x, Out y) { return f32_to_f16(f16_to_f32(y) + x); }
 };
 
-#ifdef __AVX2__
+// The gathered elements of up to a segment, before they are merged into `out`: added in place, eight at a
+// time, they would wait for one another's overlapping stores. Steps of eight write up to 8 beyond the last.
+constexpr std::int64_t kBlockWords = 32;
+template <typename T>
+struct Block {
+  alignas(64) T element[kBlockWords * kWordBits + 8];
+};
 
-template <GatherMode mode>
-constexpr bool kHasShuffle =
-    mode == GatherMode::copy16 || mode == GatherMode::copy32 || mode == GatherMode::add_f32 ||
-    mode == GatherMode::f32_bf16 || mode == GatherMode::add_f32_bf16;
-
-inline __m256i add_lanes(__m256i x, __m256i y) {
-  return _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(y), _mm256_castsi256_ps(x)));
+template <typename T>
+inline void compress_bits(std::uint32_t word, const T* dense, T* to) {
+  for (std::uint32_t bits = word; bits != 0; bits &= bits - 1) *to++ = dense[lowest_bit(bits)];
 }
 
-// Gathers from eight columns and writes eight elements of `out`: those beyond the byte's set bits belong to
-// the steps that follow, which write them again. Accumulating, they keep what they held.
-template <GatherMode mode>
-inline void gather_8(const void* dense, std::uint32_t byte, void* out) {
-  const __m256i index = lane_indices(kLookup.compress[byte]);
-  const __m256i unused = _mm256_srai_epi32(index, 31);
-  const auto lanes = [&] { return _mm256_permutevar8x32_epi32(load_256(dense), index); };
-  if constexpr (mode == GatherMode::copy16) {
-    store_128(out, _mm_shuffle_epi8(load_128(dense), load_128(kLookup.compress16[byte])));
-  } else if constexpr (mode == GatherMode::copy32) {
-    store_256(out, lanes());
-  } else if constexpr (mode == GatherMode::f32_bf16) {
-    store_128(out, narrow_bf16(lanes()));
-  } else if constexpr (mode == GatherMode::add_f32) {
-    const __m256i y = load_256(out);
-    store_256(out, _mm256_blendv_epi8(add_lanes(lanes(), y), y, unused));
+#ifdef __AVX2__
+
+// Eight columns of two or four bytes.
+template <typename T>
+inline void compress_8(std::uint32_t byte, const T* dense, T* to) {
+  if constexpr (sizeof(T) == 2) {
+    store_128(to, _mm_shuffle_epi8(load_128(dense), load_128(kLookup.compress16[byte])));
   } else {
-    static_assert(mode == GatherMode::add_f32_bf16);
-    const __m128i y = load_128(out);
-    const __m128i sum = narrow_bf16(add_lanes(lanes(), widen_bf16(y)));
-    const __m128i keep = _mm_packs_epi32(_mm256_castsi256_si128(unused), _mm256_extracti128_si256(unused, 1));
-    store_128(out, _mm_blendv_epi8(sum, y, keep));
+    store_256(to, compress_lanes(load_256(dense), byte));
   }
 }
 
-template <GatherMode mode, typename Dense, typename Out>
-inline void gather_word(std::uint32_t word, const Dense* dense, Out* out) {
-  gather_8<mode>(dense, word & 0xFFU, out);
-  gather_8<mode>(dense + 8, word >> 8 & 0xFFU, out + count_word(word & 0xFFU));
-  gather_8<mode>(dense + 16, word >> 16 & 0xFFU, out + count_word(word & 0xFFFFU));
-  gather_8<mode>(dense + 24, word >> 24, out + count_word(word & 0xFFFFFFU));
-}
-
 #endif
+
+// One word's elements, all 32 columns of which exist, to the front of `to`.
+template <typename T>
+inline void compress_word(std::uint32_t word, const T* dense, T* to) {
+#ifdef __AVX2__
+  if constexpr (sizeof(T) < 8) {
+    compress_8(word & 0xFFU, dense, to);
+    compress_8(word >> 8 & 0xFFU, dense + 8, to + count_word(word & 0xFFU));
+    compress_8(word >> 16 & 0xFFU, dense + 16, to + count_word(word & 0xFFFFU));
+    compress_8(word >> 24, dense + 24, to + count_word(word & 0xFFFFFFU));
+    return;
+  }
+#endif
+  compress_bits(word, dense, to);
+}
 
 template <GatherMode mode>
 void gather_run(const GatherRun& run) {
+  using Dense = typename Elements<mode>::Dense;
   using Out = typename Elements<mode>::Out;
-  const auto* dense = static_cast<const typename Elements<mode>::Dense*>(run.dense);
-  auto* out = static_cast<Out*>(run.out);
+  const auto* dense = static_cast<const Dense*>(run.dense);
+  auto* __restrict out = static_cast<Out*>(run.out) + run.index;
   const std::uint32_t* word = run.words;
-  std::int64_t index = run.index;
-  std::int64_t col = 0;
-#ifdef __AVX2__
-  if constexpr (kHasShuffle<mode>) {
-    // A word fills at most 32 elements, and its last step writes up to 8 beyond the ones it fills.
-    for (; col + kWordBits <= run.cols && index + kWordBits + 8 <= run.end; col += kWordBits) {
-      gather_word<mode>(*word, dense + col, out + index);
-      index += count_word(*word++);
+  Block<Dense> block;
+  for (std::int64_t begin = 0; begin < run.cols; begin += kBlockWords * kWordBits) {
+    const std::int64_t end = begin + kBlockWords * kWordBits;
+    std::int64_t count = 0;
+    for (std::int64_t col = begin; col < end && col < run.cols; col += kWordBits, ++word) {
+      if (col + kWordBits <= run.cols) {
+        compress_word(*word, dense + col, block.element + count);
+      } else {
+        compress_bits(*word, dense + col, block.element + count);
+      }
+      count += count_word(*word);
     }
-  }
-#endif
-  for (; col < run.cols; col += kWordBits) {
-    for (std::uint32_t bits = *word++; bits != 0; bits &= bits - 1) {
-      out[index] = Elements<mode>::merge(dense[col + lowest_bit(bits)], out[index]);
-      ++index;
-    }
+    for (std::int64_t i = 0; i < count; ++i) out[i] = Elements<mode>::merge(block.element[i], out[i]);
+    out += count;
   }
 }
 

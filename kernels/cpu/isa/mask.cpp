@@ -75,19 +75,58 @@ void topk_hits(const TopkRun& run) {
 
 // ---- draws ----
 
-// Philox4x32-10 (philox.h) for kLanes consecutive counters, lane by lane so that it becomes vector code.
+// Philox4x32-10 (philox.h) for kLanes consecutive counters. A lane holds each word in the low half of 64
+// bits.
 constexpr int kLanes = 16;
+constexpr std::uint64_t kLow = 0xFFFFFFFFU;
 
 struct Lanes {
-  std::uint64_t word[4][kLanes];  // 32 bits each
+  alignas(64) std::uint64_t word[4][kLanes];
 };
 
-inline void philox_rounds(Lanes& lanes, std::uint32_t key0, std::uint32_t key1) {
-  constexpr std::uint64_t kLow = 0xFFFFFFFFU;
+#ifdef __AVX2__
+
+// Four lanes; the high halves fill with garbage that mul_epu32 does not read, and are cleared at the end.
+inline void philox_4(std::uint64_t* word0, std::uint64_t* word1, std::uint64_t* word2, std::uint64_t* word3,
+                     const DrawRun& run) {
+  __m256i c0 = load_256(word0);
+  __m256i c1 = load_256(word1);
+  __m256i c2 = load_256(word2);
+  __m256i c3 = load_256(word3);
+  auto key0 = static_cast<std::uint32_t>(run.key);
+  auto key1 = static_cast<std::uint32_t>(run.key >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const __m256i product0 = _mm256_mul_epu32(c0, _mm256_set1_epi64x(0xD2511F53));
+    const __m256i product1 = _mm256_mul_epu32(c2, _mm256_set1_epi64x(0xCD9E8D57));
+    c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product1, 32), c1), _mm256_set1_epi64x(key0));
+    c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product0, 32), c3), _mm256_set1_epi64x(key1));
+    c1 = product1;
+    c3 = product0;
+    key0 += 0x9E3779B9U;
+    key1 += 0xBB67AE85U;
+  }
+  const __m256i low = _mm256_set1_epi64x(static_cast<long long>(kLow));
+  store_256(word0, _mm256_and_si256(c0, low));
+  store_256(word1, _mm256_and_si256(c1, low));
+  store_256(word2, _mm256_and_si256(c2, low));
+  store_256(word3, _mm256_and_si256(c3, low));
+}
+
+inline void philox(Lanes& lanes, const DrawRun& run) {
+  for (int i = 0; i < kLanes; i += 4) {
+    philox_4(lanes.word[0] + i, lanes.word[1] + i, lanes.word[2] + i, lanes.word[3] + i, run);
+  }
+}
+
+#else
+
+inline void philox(Lanes& lanes, const DrawRun& run) {
+  auto key0 = static_cast<std::uint32_t>(run.key);
+  auto key1 = static_cast<std::uint32_t>(run.key >> 32);
   for (int round = 0; round < 10; ++round) {
     for (int i = 0; i < kLanes; ++i) {
-      const std::uint64_t product0 = (lanes.word[0][i] & kLow) * 0xD2511F53U;
-      const std::uint64_t product1 = (lanes.word[2][i] & kLow) * 0xCD9E8D57U;
+      const std::uint64_t product0 = lanes.word[0][i] * 0xD2511F53U;
+      const std::uint64_t product1 = lanes.word[2][i] * 0xCD9E8D57U;
       lanes.word[0][i] = (product1 >> 32) ^ lanes.word[1][i] ^ key0;
       lanes.word[1][i] = product1 & kLow;
       lanes.word[2][i] = (product0 >> 32) ^ lanes.word[3][i] ^ key1;
@@ -98,17 +137,19 @@ inline void philox_rounds(Lanes& lanes, std::uint32_t key0, std::uint32_t key1) 
   }
 }
 
+#endif
+
 void draws(const DrawRun& run) {
   Lanes lanes;
   for (std::int64_t begin = 0; begin < run.count; begin += kLanes) {
     for (int i = 0; i < kLanes; ++i) {
       const std::uint64_t half = run.half + static_cast<std::uint64_t>(begin + i);
-      lanes.word[0][i] = half & 0xFFFFFFFFU;
+      lanes.word[0][i] = half & kLow;
       lanes.word[1][i] = half >> 32;
       lanes.word[2][i] = run.update;
       lanes.word[3][i] = run.stream;
     }
-    philox_rounds(lanes, static_cast<std::uint32_t>(run.key), static_cast<std::uint32_t>(run.key >> 32));
+    philox(lanes, run);
     const std::int64_t rest = run.count - begin;
     const int count = rest < kLanes ? static_cast<int>(rest) : kLanes;
     for (int i = 0; i < count; ++i) {
