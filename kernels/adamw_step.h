@@ -6,8 +6,8 @@
 
 namespace smet::kernels {
 
-// One row per birth cohort, computed by the host in double for the current step (method.md, "Ages cost one
-// byte"):
+// One row per birth cohort, computed by the host in double for the current step (README, "The
+// method"):
 //   a = age of the cohort, lr_w = lr * density^-p * warm(a)
 struct CohortRow {
   double decay;      // lr_w * weight_decay (decoupled decay), else 0

@@ -10,8 +10,8 @@
 
 namespace smet {
 
-// n = round(density * out * in), halves away from zero: the exact count of one layer (method.md, "Initial
-// density and values"). Throws ValueError unless 0 < density <= 1 and both sizes are >= 0.
+// n = round(density * out * in), halves away from zero: the exact count of one layer in the method. Throws
+// ValueError unless 0 < density <= 1 and both sizes are >= 0.
 std::int64_t active_count(double density, std::int64_t out_features, std::int64_t in_features);
 
 // Active weights of each layer; shapes are (out, in). A layer takes its count as

@@ -10,7 +10,7 @@
 namespace smet {
 
 // f(t) for t = optimizer steps done, T = total_steps, x = min(t / T, 1), from `fraction` F to
-// `final_fraction` E (method.md, "Topology update"):
+// `final_fraction` E (README, "The method"):
 //   "cosine"    E + (F - E) * (1 + cos(pi x)) / 2
 //   "constant"  F
 //   "linear"    F + (E - F) * x

@@ -12,7 +12,7 @@
 
 namespace smet {
 
-// When and how much a TopologyScheduler replaces (method.md, "Topology update"). For every sparse layer, at
+// When and how much a TopologyScheduler replaces (README, "The method"). For every sparse layer, at
 // every t = optimizer steps done with t % interval == 0 and t < stop:
 //   k = floor(f(t) * n), at most the number of inactive positions; prune k, grow k.
 //

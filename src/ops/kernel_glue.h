@@ -19,7 +19,7 @@ kernels::DType dtype_tag(at::ScalarType type, const char* argument);
 at::ScalarType compute_type(at::ScalarType type);
 
 // The Pattern of (mask, rank) for a layer with `cols` input features and n active weights. Throws when a
-// shape, dtype, device or stride is not that of architecture.md's table. Contents are trusted: they are
+// shape, dtype, device or stride is not that of the README's table. Contents are trusted: they are
 // checked where a mask enters the library (mask_rank, loading), not at every forward.
 kernels::Pattern make_pattern(const at::Tensor& mask, const at::Tensor& rank, int64_t cols, int64_t n);
 

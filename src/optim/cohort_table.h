@@ -17,7 +17,7 @@ namespace smet {
 
 inline constexpr std::int64_t kCohortIds = 256;
 
-// Options of one parameter group, as method.md names them.
+// Options of one parameter group, as the README ("The method") names them.
 struct AdamWHyper {
   double lr = 1e-3;
   double beta1 = 0.9;

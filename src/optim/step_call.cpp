@@ -64,7 +64,7 @@ void StepCall::add(ParamUpdate update, const AdamWHyper& hyper) {
   maximize_.push_back(hyper.maximize);
   rounding_keys_.push_back(hyper.stochastic_rounding ? rounding_key(hyper.seed, update.index, clock.step)
                                                      : 0);
-  names_.push_back(std::move(update.name));
+  names_.push_back(update.name);
 }
 
 void StepCall::run(bool check_finite) {

@@ -13,7 +13,7 @@ namespace smet {
 
 inline constexpr std::int64_t kCohortIds = 256;
 
-// Throws when the tensors of a layer do not fit together (architecture.md, "Data format").
+// Throws when the tensors of a layer do not fit together (README, "What is in the house").
 void check_layer(const LayerView& layer);
 
 // Throws unless grow_candidates holds k positions that a backward pass has written.

@@ -186,7 +186,9 @@ def test_update_sizes_are_those_of_all_weights(options, data):
         if update := topology.step():
             probe.grew(step, update.update)
         optimizer.zero_grad()
-    moved = torch.cat([(value.detach().double() - old.double()).abs() for value, old in zip(values, before)])
+    moved = torch.cat(
+        [(value.detach().double() - old.double()).abs() for value, old in zip(values, before, strict=True)]
+    )
     newborn = torch.cat([optimizer.state[value]["cohort"] == 1 for value in values])
     assert probe.result.newborn == pytest.approx(moved[newborn].mean().item(), rel=1e-12)
     assert probe.result.mature == pytest.approx(moved[~newborn].mean().item(), rel=1e-12)

@@ -45,9 +45,7 @@ def _load(datasets: Any, name: str) -> dict[str, Any]:
             loaded = datasets.load_dataset(path, config or None)
     except Exception as error:  # whatever the hub, its cache or a file format raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"hf:{name} cannot be loaded: {reason}."
-        ) from error
+        raise DataError(f"hf:{name} cannot be loaded: {reason}.") from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
