@@ -58,7 +58,7 @@ struct Compact {
 
   Compact(at::ScalarType type, std::int64_t young)
       : p(type), dtype(type == at::kBFloat16 ? kernels::DType::bf16 : kernels::DType::f32) {
-    for (int id = 0; id < 256; ++id) rows.push_back({1 - 1e-5, 1e-3, std::sqrt(1 - std::pow(.999, id + 1))});
+    for (int id = 0; id < 256; ++id) rows.push_back({1e-5, 1e-3, std::sqrt(1 - std::pow(.999, id + 1))});
     for (std::size_t i = 0; i < cohort.size(); ++i) {
       const std::uint64_t bits = kernels::mix64(i + 1);
       if (static_cast<std::int64_t>(bits % 100) < young) cohort[i] = static_cast<std::uint8_t>(bits >> 32);

@@ -53,19 +53,21 @@ struct Rows {
 
 template <typename Compute>
 inline void broadcast_row(const Compute* table, int id, Rows<Compute>& rows) {
+  const Compute* row = table + std::int64_t{4} * id;
   for (int lane = 0; lane < kGroup; ++lane) {
-    rows.decay[lane] = table[4 * id];
-    rows.step[lane] = table[4 * id + 1];
-    rows.bc2_sqrt[lane] = table[4 * id + 2];
+    rows.decay[lane] = row[0];
+    rows.step[lane] = row[1];
+    rows.bc2_sqrt[lane] = row[2];
   }
 }
 
 template <typename Compute>
 inline void look_up(const Compute* table, const std::uint8_t* ids, int count, Rows<Compute>& rows) {
   for (int lane = 0; lane < count; ++lane) {
-    rows.decay[lane] = table[4 * ids[lane]];
-    rows.step[lane] = table[4 * ids[lane] + 1];
-    rows.bc2_sqrt[lane] = table[4 * ids[lane] + 2];
+    const Compute* row = table + std::int64_t{4} * ids[lane];
+    rows.decay[lane] = row[0];
+    rows.step[lane] = row[1];
+    rows.bc2_sqrt[lane] = row[2];
   }
 }
 
@@ -100,9 +102,10 @@ inline void look_up<float>(const float* table, const std::uint8_t* ids, int coun
     look_up_8(table, ids + lane, rows.decay + lane, rows.step + lane, rows.bc2_sqrt + lane);
   }
   for (; lane < count; ++lane) {
-    rows.decay[lane] = table[4 * ids[lane]];
-    rows.step[lane] = table[4 * ids[lane] + 1];
-    rows.bc2_sqrt[lane] = table[4 * ids[lane] + 2];
+    const float* row = table + std::int64_t{4} * ids[lane];
+    rows.decay[lane] = row[0];
+    rows.step[lane] = row[1];
+    rows.bc2_sqrt[lane] = row[2];
   }
 }
 

@@ -131,6 +131,7 @@ void gather_run(const GatherRun& run) {
       }
       count += count_word(*word);
     }
+    // NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): the loop above wrote the first `count`.
     for (std::int64_t i = 0; i < count; ++i) out[i] = Elements<mode>::merge(block.element[i], out[i]);
     out += count;
   }

@@ -3,6 +3,7 @@
 // Only for kernels/cpu/isa: everything is in an unnamed namespace (see isa_kernels.h).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -39,8 +40,9 @@ struct Lookup {
 
 constexpr Lookup make_lookup() {
   Lookup lookup{};
-  for (unsigned mask = 0; mask < 256; ++mask) {
-    for (unsigned lane = 0; lane < 8; ++lane) lookup.expand[mask][lane] = lookup.compress[mask][lane] = 0x80;
+  for (std::size_t mask = 0; mask < 256; ++mask) {
+    for (std::size_t lane = 0; lane < 8; ++lane)
+      lookup.expand[mask][lane] = lookup.compress[mask][lane] = 0x80;
     unsigned count = 0;
     for (unsigned bit = 0; bit < 8; ++bit) {
       if ((mask >> bit & 1U) == 0) continue;
@@ -48,7 +50,7 @@ constexpr Lookup make_lookup() {
       lookup.compress[mask][count] = static_cast<std::uint8_t>(bit);
       ++count;
     }
-    for (unsigned lane = 0; lane < 8; ++lane) {
+    for (std::size_t lane = 0; lane < 8; ++lane) {
       const auto pair = [](std::uint8_t from, std::uint8_t* to) {
         to[0] = from == 0x80 ? from : static_cast<std::uint8_t>(2 * from);
         to[1] = from == 0x80 ? from : static_cast<std::uint8_t>(2 * from + 1);

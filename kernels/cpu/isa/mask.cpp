@@ -42,7 +42,7 @@ inline std::uint32_t compare_word(const T* grad, std::int64_t cols, std::uint64_
 // The same for 32 floats and a threshold above 0: NaN never passes, and keys are magnitudes + 1.
 inline std::uint32_t compare_32(const float* grad, std::int32_t below) {
   std::uint32_t bits = 0;
-  for (int part = 0; part < 4; ++part) {
+  for (std::int64_t part = 0; part < 4; ++part) {
     const __m256i x = _mm256_and_si256(load_256(grad + 8 * part), _mm256_set1_epi32(0x7FFFFFFF));
     const __m256i nan = _mm256_cmpgt_epi32(x, _mm256_set1_epi32(0x7F800000));
     const __m256i pass = _mm256_andnot_si256(nan, _mm256_cmpgt_epi32(x, _mm256_set1_epi32(below)));
