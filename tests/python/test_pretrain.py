@@ -49,7 +49,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     (folder / "tiny.json").write_text(json.dumps(TINY))
     rng = np.random.default_rng(0)
-    words = [bytes(rng.integers(97, 123, rng.integers(2, 8))).decode() for _ in range(60)]
+    words = [bytes(rng.integers(97, 123, rng.integers(2, 8)).tolist()).decode() for _ in range(60)]
     (folder / "text.txt").write_text("".join(" ".join(rng.choice(words, 9)) + "\n" for _ in range(800)))
     return folder
 

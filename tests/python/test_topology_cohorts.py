@@ -36,7 +36,7 @@ class Reference:
         age = self.step_count - birth
         lr_w = self.lr * DENSITY**-0.5 * (min(1, age / self.warmup) if birth > 0 else 1)
         corrections = lr_w / (1 - self.betas[0] ** age), math.sqrt(1 - self.betas[1] ** age)
-        return torch.tensor([[1.0, *corrections]], dtype=torch.float64)
+        return torch.tensor([[0.0, *corrections]], dtype=torch.float64)
 
     def step(self, gradient, positions):
         self.step_count += 1

@@ -10,6 +10,7 @@ from smet._text import format_bytes, text_table
 from smet.train.config import PretrainConfig
 from smet.train.data import load_data
 from smet.train.log import write_json
+from smet.train.models import load_model_config
 from smet.train.plots import draw_runs
 from smet.train.run import RunResult, pretrain
 from smet.train.spikes import Spikes, paired_jumps, spikes
@@ -35,9 +36,10 @@ def demo(out: str, data: str | None, steps: int | None, seed: int) -> int:
     """Both runs; returns the exit code."""
     folder = Path(out)
     common = replace(PRESET, data=data, seed=seed, steps=steps or PRESET.steps, overwrite=True)
-    dense_config = replace(common, method="dense", lr=DENSE_LR, out=str(folder / "dense"))
+    dense_config = replace(common, method="dense", interval=None, lr=DENSE_LR, out=str(folder / "dense"))
     smet_config = replace(common, method="smet", density=0.25, lr=SMET_LR, out=str(folder / "smet"))
-    tokens = load_data(common, folder)
+    vocab = getattr(load_model_config(common), "vocab_size", None)
+    tokens = load_data(common, folder, vocab)
     results = []
     for config in (dense_config, smet_config):
         result = pretrain(config, tokens)

@@ -29,9 +29,13 @@ class Evaluation:
 
 
 def next_token_loss(model: nn.Module, batch: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross entropy of batch[:, 1:] given batch[:, :-1], in float32. batch: int64 [B, T + 1]."""
+    """Cross entropy of batch[:, 1:] given batch[:, :-1], in float32 or wider. batch: int64 [B, T + 1]."""
     logits = model(input_ids=batch[:, :-1], use_cache=False).logits  # [B, T, V]
-    return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction=reduction)
+    return F.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1),
+        batch[:, 1:].flatten(),
+        reduction=reduction,
+    )
 
 
 @torch.no_grad()
