@@ -28,7 +28,11 @@ PRESET = PretrainConfig(
     print_every=20,
     sample_tokens=60,
 )
-DENSE_LR = 4e-3
+# Held-out bits per byte of this preset (Python 3.11's library, seed 0, one run each) over the learning rate:
+#          1e-3    2e-3    4e-3
+#   dense  1.9081  1.8055  1.9588
+#   smet   -       1.6780  1.6207
+DENSE_LR = 2e-3
 SMET_LR = 4e-3
 
 
