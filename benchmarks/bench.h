@@ -2,6 +2,8 @@
 // What the kernel benchmarks share: an executor on OpenMP threads (OMP_NUM_THREADS) and layers to work on.
 #pragma once
 
+#include <omp.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -16,8 +18,9 @@ namespace smet::bench {
 inline kernels::Executor executor() {
   return {[](std::int64_t chunks, kernels::Executor::Body body, void* context) {
 #pragma omp parallel for schedule(static)
-    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk);
-  }};
+            for (std::int64_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk);
+          },
+          omp_get_max_threads()};
 }
 
 // A layer of the given density, about.

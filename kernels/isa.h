@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Which instruction set the cpu kernels run on. Chosen once, at the first kernel call: the best one that the
-// machine has, or the one that the environment variable SMET_ISA names. Every choice gives the same bits.
+// machine has, or the one that the environment variable SMET_ISA names. Every choice gives the same bits, but
+// for the products of sparse_linear.h, which sum in the set's own order.
 #pragma once
 
 #include "kernels/types.h"

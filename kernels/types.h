@@ -3,6 +3,7 @@
 // below kernels/: a kernel sees raw pointers, sizes and a way to run independent chunks.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <type_traits>
 
@@ -54,12 +55,13 @@ struct Pattern {
 };
 
 // Runs body(chunk) for every chunk in [0, chunks), in any order, on any number of threads, and returns when
-// all are done. Kernels cut work into chunks whose bounds depend on sizes alone, never on the number of
-// threads, so their results do not either. `context` is handed to the body. The operators' executor wraps
-// at::parallel_for; tests bring their own with 1, 2 and 7 std::threads.
+// all are done. What a chunk computes never depends on the number of threads, so results do not either.
+// `context` is handed to the body. The operators' executor wraps at::parallel_for; tests bring their own with
+// 1, 2 and 7 std::threads.
 struct Executor {
   using Body = void (*)(void* context, std::int64_t chunk);
   void (*run)(std::int64_t chunks, Body body, void* context);
+  int threads = 1;  // how many scratch areas are worth having; a bound on nothing else
 };
 
 // executor.run for a callable: for_chunks(executor, n, [&](std::int64_t chunk) { ... }).
@@ -70,6 +72,21 @@ void for_chunks(const Executor& executor, std::int64_t chunks, F&& body) {
   executor.run(
       chunks, [](void* context, std::int64_t chunk) { (*static_cast<Callable*>(context))(chunk); },
       const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// Threads that share `units` pieces of work, each with scratch of its own.
+constexpr std::int64_t lane_count(const Executor& executor, std::int64_t units) {
+  return units < executor.threads ? units : executor.threads;
+}
+
+// body(lane, unit) for every unit in [0, units), each lane taking the next one when it is done: for units
+// that differ in cost and need a lane's scratch.
+template <typename F>
+void for_units(const Executor& executor, std::int64_t units, F&& body) {
+  std::atomic<std::int64_t> next{0};
+  for_chunks(executor, lane_count(executor, units), [&](std::int64_t lane) {
+    for (std::int64_t unit = next++; unit < units; unit = next++) body(lane, unit);
+  });
 }
 
 }  // namespace smet::kernels

@@ -66,7 +66,8 @@ Choice& choice() {
 bool has_isa(Isa isa) {
   if (table(isa) == nullptr) return false;
 #ifdef SMET_X86_64
-  const bool bits = __builtin_cpu_supports("popcnt") != 0 && __builtin_cpu_supports("bmi2") != 0;
+  const bool bits = __builtin_cpu_supports("popcnt") != 0 && __builtin_cpu_supports("bmi2") != 0 &&
+                    __builtin_cpu_supports("fma") != 0;
   if (isa == Isa::avx2) return bits && __builtin_cpu_supports("avx2") != 0;
   if (isa == Isa::avx512) {
     return bits && __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&

@@ -147,6 +147,11 @@ struct RelayoutKernels {
   void (*cohort)(const RelayoutRun& run, std::int64_t* died);
 };
 
+// tile_kernels.h
+struct TileProducts;
+struct TileLayout;
+struct TileDecode;
+
 struct IsaKernels {
   const char* name;
   const AdamWKernels* adamw_step;
@@ -155,6 +160,9 @@ struct IsaKernels {
   const MaskKernels* mask;
   const SelectKernels* select;
   const RelayoutKernels* relayout;
+  const TileProducts* tile_products;
+  const TileLayout* tile_layout;
+  const TileDecode* tile_decode;
 };
 
 // Defined by kernels/cpu/isa/table.cpp.

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "python/bindings/bindings.h"
 #include "smet/values_registry.h"
 #include "src/nn/initial_values.h"
+#include "src/ops/algorithm_table.h"
 #include "src/ops/expand_gemm.h"
 
 namespace py = pybind11;
@@ -55,6 +57,17 @@ void bind_nn(py::module_& module) {
              py::arg("fan_in_scale") = false, "Draw the initial values in place.");
   module.def("fill_initial_bias", &fill_bias, py::arg("bias"), py::arg("in_features"), py::arg("seed"),
              py::arg("name"), py::arg("init_std") = py::none(), "Draw the initial bias in place.");
+  module.def(
+      "algorithm_names",
+      [](const std::string& device) {
+        const c10::DeviceType type = c10::Device(device).type();
+        std::vector<std::string> names;
+        for (const ops::Algorithm& row : ops::algorithm_table()) {
+          if (row.device == type) names.emplace_back(row.name);
+        }
+        return names;
+      },
+      "Names of the algorithm table's rows for a device, in the order in which `auto` tries them.");
   module.def("expand_gemm_scratch_bytes", &ops::expand_gemm::scratch_bytes,
              "Most bytes of scratch that one call of the expand_gemm algorithm holds now.");
 }

@@ -113,6 +113,16 @@ def _sparse_linear_backward_values(
     return input.new_empty(n)
 
 
+@_fake("sparse_linear_backward")
+def _sparse_linear_backward(
+    grad_output: Tensor, input: Tensor, values: Tensor, mask: Tensor, rank: Tensor, algorithm: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    _check_dtypes("sparse_linear_backward", grad_output, values)
+    _check_dtypes("sparse_linear_backward", input, values)
+    _check_positions(input, mask, rank, input.shape[-1])
+    return input.new_empty(input.shape), values.new_empty(values.shape)
+
+
 @_fake("grad_topk_")
 def _grad_topk_(positions: Tensor, grad_output: Tensor, input: Tensor, mask: Tensor) -> None:
     return None

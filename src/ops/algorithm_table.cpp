@@ -5,6 +5,7 @@
 #include <string>
 
 #include "src/ops/expand_gemm.h"
+#include "src/ops/tile_spmm.h"
 
 namespace smet::ops {
 namespace {
@@ -32,8 +33,8 @@ std::string_view resolve_auto(std::string_view name) {
 
 const std::vector<Algorithm>& algorithm_table() {
   static const std::vector<Algorithm> table = {
-      {"expand_gemm", c10::DeviceType::CPU, always, expand_gemm::forward, expand_gemm::backward_input,
-       expand_gemm::backward_values},
+      {"tile_spmm", c10::DeviceType::CPU, tile_spmm::applies, tile_spmm::forward, tile_spmm::backward},
+      {"expand_gemm", c10::DeviceType::CPU, always, expand_gemm::forward, expand_gemm::backward},
   };
   return table;
 }

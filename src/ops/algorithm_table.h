@@ -21,6 +21,10 @@ struct SparseProblem {
   int64_t tokens;          // rows of the activations
 };
 
+struct Gradients {
+  at::Tensor input, values;
+};
+
 // Activations are 2-D with unit stride along the features, in the problem's dtype; values [n] are contiguous.
 // Each function returns a new tensor in the problem's dtype, every element rounded to it once.
 struct Algorithm {
@@ -31,10 +35,10 @@ struct Algorithm {
   // y [T, out] = x [T, in] W^T + bias
   at::Tensor (*forward)(const SparseProblem& problem, const at::Tensor& x, const at::Tensor& values,
                         const std::optional<at::Tensor>& bias);
-  // dx [T, in] = dy [T, out] W
-  at::Tensor (*backward_input)(const SparseProblem& problem, const at::Tensor& dy, const at::Tensor& values);
-  // dvalues [n] = (dy^T x) at the active positions
-  at::Tensor (*backward_values)(const SparseProblem& problem, const at::Tensor& dy, const at::Tensor& x);
+  // dx [T, in] = dy [T, out] W when want_input; dvalues [n] = (dy^T x) at the active positions when
+  // want_values; what is not wanted is undefined, and x or values are then not read.
+  Gradients (*backward)(const SparseProblem& problem, const at::Tensor& dy, const at::Tensor& x,
+                        const at::Tensor& values, bool want_input, bool want_values);
 };
 
 // Every row, in the order in which `auto` tries them.

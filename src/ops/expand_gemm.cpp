@@ -119,6 +119,8 @@ at::Tensor forward(const SparseProblem& problem, const at::Tensor& x, const at::
   return y.to(problem.dtype);
 }
 
+namespace {
+
 at::Tensor backward_input(const SparseProblem& problem, const at::Tensor& dy, const at::Tensor& values) {
   const at::Tensor wide = widened(dy);
   at::Tensor dx = at::empty({dy.size(0), problem.pattern.cols}, wide.options());
@@ -150,6 +152,14 @@ at::Tensor backward_values(const SparseProblem& problem, const at::Tensor& dy, c
                  "sparse_linear_backward_values");
   });
   return grad;
+}
+
+}  // namespace
+
+Gradients backward(const SparseProblem& problem, const at::Tensor& dy, const at::Tensor& x,
+                   const at::Tensor& values, bool want_input, bool want_values) {
+  return {want_input ? backward_input(problem, dy, values) : at::Tensor(),
+          want_values ? backward_values(problem, dy, x) : at::Tensor()};
 }
 
 }  // namespace smet::ops::expand_gemm

@@ -35,7 +35,7 @@ void for_each_gradient_tile(const at::Tensor& dy, const at::Tensor& x,
 
 at::Tensor forward(const SparseProblem& problem, const at::Tensor& x, const at::Tensor& values,
                    const std::optional<at::Tensor>& bias);
-at::Tensor backward_input(const SparseProblem& problem, const at::Tensor& dy, const at::Tensor& values);
-at::Tensor backward_values(const SparseProblem& problem, const at::Tensor& dy, const at::Tensor& x);
+Gradients backward(const SparseProblem& problem, const at::Tensor& dy, const at::Tensor& x,
+                   const at::Tensor& values, bool want_input, bool want_values);
 
 }  // namespace smet::ops::expand_gemm

@@ -13,10 +13,11 @@ using kernels::DType;
 
 kernels::Executor executor() {
   return {[](int64_t chunks, kernels::Executor::Body body, void* context) {
-    at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t chunk = begin; chunk < end; ++chunk) body(context, chunk);
-    });
-  }};
+            at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+              for (int64_t chunk = begin; chunk < end; ++chunk) body(context, chunk);
+            });
+          },
+          at::get_num_threads()};
 }
 
 DType dtype_tag(at::ScalarType type, const char* argument) {

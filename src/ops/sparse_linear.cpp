@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include "src/ops/algorithm_table.h"
@@ -45,6 +46,10 @@ void check_values(const at::Tensor& values, const char* op) {
                     "; expected [n], one value per active weight");
 }
 
+void check_dimensions(const at::Tensor& input, const char* op) {
+  TORCH_CHECK_VALUE(input.dim() >= 1, "smet::", op, ": input has no dimensions; expected [..., in_features]");
+}
+
 SparseProblem make_problem(const at::Tensor& activations, const at::Tensor& mask, const at::Tensor& rank,
                            int64_t cols, int64_t n) {
   TORCH_CHECK_VALUE(mask.device() == activations.device() && rank.device() == activations.device(),
@@ -60,7 +65,7 @@ at::Tensor sparse_linear(const at::Tensor& input, const at::Tensor& values, cons
   const BelowAutograd guard;
   check_values(values, op);
   check_same(input, values, op, "input", "values");
-  TORCH_CHECK_VALUE(input.dim() >= 1, "smet::", op, ": input has no dimensions; expected [..., in_features]");
+  check_dimensions(input, op);
   const int64_t in_features = input.size(-1);
   SparseProblem problem = make_problem(input, mask, rank, in_features, values.numel());
   const int64_t out_features = problem.pattern.rows;
@@ -90,7 +95,23 @@ at::Tensor sparse_linear_backward_input(const at::Tensor& grad_output, const at:
   const Algorithm& chosen = choose_algorithm(algorithm, problem);
   shape.push_back(in_features);
   if (problem.tokens * in_features == 0) return at::empty(shape, grad_output.options());
-  return chosen.backward_input(problem, dy, values.contiguous()).view(shape);
+  return chosen.backward(problem, dy, {}, values.contiguous(), true, false).input.view(shape);
+}
+
+// The activations of a values gradient: dy and x of the same tokens.
+struct Operands {
+  Activations dy, x;
+};
+
+Operands flatten_both(const at::Tensor& grad_output, const at::Tensor& input, SparseProblem& problem,
+                      const char* op) {
+  Operands operands{flatten(grad_output, problem.pattern.rows, op, "grad_output"),
+                    flatten(input, input.size(-1), op, "input")};
+  TORCH_CHECK_VALUE(operands.dy.shape == operands.x.shape, "smet::", op, ": grad_output has shape ",
+                    grad_output.sizes(), " and input ", input.sizes(),
+                    "; expected the same leading dimensions");
+  problem.tokens = operands.x.matrix.size(0);
+  return operands;
 }
 
 at::Tensor sparse_linear_backward_values(const at::Tensor& grad_output, const at::Tensor& input,
@@ -99,16 +120,33 @@ at::Tensor sparse_linear_backward_values(const at::Tensor& grad_output, const at
   constexpr const char* op = "sparse_linear_backward_values";
   const BelowAutograd guard;
   check_same(grad_output, input, op, "grad_output", "input");
-  TORCH_CHECK_VALUE(input.dim() >= 1, "smet::", op, ": input has no dimensions; expected [..., in_features]");
+  check_dimensions(input, op);
   SparseProblem problem = make_problem(input, mask, rank, input.size(-1), n);
-  const auto [dy, dy_shape] = flatten(grad_output, problem.pattern.rows, op, "grad_output");
-  const auto [x, x_shape] = flatten(input, input.size(-1), op, "input");
-  TORCH_CHECK_VALUE(dy_shape == x_shape, "smet::", op, ": grad_output has shape ", grad_output.sizes(),
-                    " and input ", input.sizes(), "; expected the same leading dimensions");
-  problem.tokens = x.size(0);
+  const Operands operands = flatten_both(grad_output, input, problem, op);
   const Algorithm& chosen = choose_algorithm(algorithm, problem);
   if (n == 0 || problem.tokens == 0) return at::zeros({n}, input.options());
-  return chosen.backward_values(problem, dy, x);
+  return chosen.backward(problem, operands.dy.matrix, operands.x.matrix, {}, false, true).values;
+}
+
+std::tuple<at::Tensor, at::Tensor> sparse_linear_backward(const at::Tensor& grad_output,
+                                                          const at::Tensor& input, const at::Tensor& values,
+                                                          const at::Tensor& mask, const at::Tensor& rank,
+                                                          std::string_view algorithm) {
+  constexpr const char* op = "sparse_linear_backward";
+  const BelowAutograd guard;
+  check_values(values, op);
+  check_same(grad_output, values, op, "grad_output", "values");
+  check_same(input, values, op, "input", "values");
+  check_dimensions(input, op);
+  SparseProblem problem = make_problem(input, mask, rank, input.size(-1), values.numel());
+  const Operands operands = flatten_both(grad_output, input, problem, op);
+  const Algorithm& chosen = choose_algorithm(algorithm, problem);
+  if (values.numel() == 0 || problem.tokens == 0) {
+    return {at::zeros(input.sizes(), input.options()), at::zeros_like(values)};
+  }
+  const Gradients grads =
+      chosen.backward(problem, operands.dy.matrix, operands.x.matrix, values.contiguous(), true, true);
+  return {grads.input.view(input.sizes()), grads.values};
 }
 
 }  // namespace
@@ -121,12 +159,16 @@ TORCH_LIBRARY_FRAGMENT(smet, m) {
       "sparse_linear_backward_input(Tensor grad_output, Tensor values, Tensor mask, Tensor rank, "
       "SymInt in_features, str algorithm=\"auto\") -> Tensor");
   m.def(
+      "sparse_linear_backward(Tensor grad_output, Tensor input, Tensor values, Tensor mask, Tensor rank, "
+      "str algorithm=\"auto\") -> (Tensor, Tensor)");
+  m.def(
       "sparse_linear_backward_values(Tensor grad_output, Tensor input, Tensor mask, Tensor rank, SymInt n, "
       "str algorithm=\"auto\") -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(smet, CPU, m) {
   m.impl("sparse_linear", &sparse_linear);
+  m.impl("sparse_linear_backward", &sparse_linear_backward);
   m.impl("sparse_linear_backward_input", &sparse_linear_backward_input);
   m.impl("sparse_linear_backward_values", &sparse_linear_backward_values);
 }

@@ -3,10 +3,12 @@
 // derivative is one of the same operators, so derivatives of any order work.
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <string>
+#include <tuple>
 
 namespace smet::ops {
 namespace {
@@ -40,6 +42,14 @@ Tensor call_backward_values(const Tensor& grad_output, const Tensor& input, cons
   static const auto op = handle<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                        c10::SymInt, std::string_view)>("smet::sparse_linear_backward_values");
   return op.call(grad_output, input, mask, rank, std::move(n), algorithm);
+}
+
+std::tuple<Tensor, Tensor> call_backward(const Tensor& grad_output, const Tensor& input, const Tensor& values,
+                                         const Tensor& mask, const Tensor& rank, std::string_view algorithm) {
+  static const auto op =
+      handle<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                        const Tensor&, std::string_view)>("smet::sparse_linear_backward");
+  return op.call(grad_output, input, values, mask, rank, algorithm);
 }
 
 Tensor call_expand(const Tensor& values, const Tensor& mask, const Tensor& rank, c10::SymInt cols) {
@@ -80,10 +90,11 @@ struct SparseLinear : torch::autograd::Function<SparseLinear> {
     const Tensor& grad = grads[0];
     const std::string algorithm = algorithm_of(ctx);
     Tensor grad_input, grad_values, grad_bias;
-    if (ctx->needs_input_grad(0)) {
+    if (ctx->needs_input_grad(0) && ctx->needs_input_grad(1)) {
+      std::tie(grad_input, grad_values) = call_backward(grad, input, values, mask, rank, algorithm);
+    } else if (ctx->needs_input_grad(0)) {
       grad_input = call_backward_input(grad, values, mask, rank, input.sym_size(-1), algorithm);
-    }
-    if (ctx->needs_input_grad(1)) {
+    } else if (ctx->needs_input_grad(1)) {
       grad_values = call_backward_values(grad, input, mask, rank, values.sym_numel(), algorithm);
     }
     // needs_input_grad counts the tensors that were given: there is a fifth only when there is a bias.
@@ -189,6 +200,18 @@ Tensor backward_values(const Tensor& grad_output, const Tensor& input, const Ten
                        c10::SymInt n, std::string_view algorithm) {
   return BackwardValues::apply(grad_output, input, mask, rank, std::move(n), algorithm);
 }
+// Both gradients share work; where they are differentiated again, each is on its own.
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& input, const Tensor& values,
+                                    const Tensor& mask, const Tensor& rank, std::string_view algorithm) {
+  const bool differentiated = at::GradMode::is_enabled() && (grad_output.requires_grad() ||
+                                                             input.requires_grad() || values.requires_grad());
+  if (differentiated) {
+    return {call_backward_input(grad_output, values, mask, rank, input.sym_size(-1), algorithm),
+            call_backward_values(grad_output, input, mask, rank, values.sym_numel(), algorithm)};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_backward(grad_output, input, values, mask, rank, algorithm);
+}
 Tensor expand(const Tensor& values, const Tensor& mask, const Tensor& rank, c10::SymInt cols) {
   return Expand::apply(values, mask, rank, std::move(cols));
 }
@@ -200,6 +223,7 @@ Tensor gather(const Tensor& dense, const Tensor& mask, const Tensor& rank, c10::
 
 TORCH_LIBRARY_IMPL(smet, Autograd, m) {
   m.impl("sparse_linear", &sparse_linear);
+  m.impl("sparse_linear_backward", &backward);
   m.impl("sparse_linear_backward_input", &backward_input);
   m.impl("sparse_linear_backward_values", &backward_values);
   m.impl("expand", &expand);

@@ -182,16 +182,17 @@ inline std::vector<Tile> tiles(const Problem& problem) {
 template <int kThreads>
 Executor executor_of() {
   return {[](std::int64_t chunks, Executor::Body body, void* context) {
-    std::vector<std::thread> threads;
-    const std::int64_t count = std::min<std::int64_t>(chunks, kThreads);
-    for (std::int64_t t = 1; t < count; ++t) {
-      threads.emplace_back([=] {
-        for (std::int64_t chunk = t; chunk < chunks; chunk += count) body(context, chunk);
-      });
-    }
-    for (std::int64_t chunk = 0; chunk < chunks; chunk += count) body(context, chunk);
-    for (std::thread& thread : threads) thread.join();
-  }};
+            std::vector<std::thread> threads;
+            const std::int64_t count = std::min<std::int64_t>(chunks, kThreads);
+            for (std::int64_t t = 1; t < count; ++t) {
+              threads.emplace_back([=] {
+                for (std::int64_t chunk = t; chunk < chunks; chunk += count) body(context, chunk);
+              });
+            }
+            for (std::int64_t chunk = 0; chunk < chunks; chunk += count) body(context, chunk);
+            for (std::thread& thread : threads) thread.join();
+          },
+          kThreads};
 }
 
 inline Executor serial() {

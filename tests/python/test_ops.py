@@ -11,6 +11,13 @@ from smet._packing import pack, unpack
 
 OPS = torch.ops.smet
 FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# Every row of the algorithm table with the dtypes that it has.
+ALGORITHMS = [
+    (name, dtype)
+    for name in smet._C.algorithm_names("cpu")
+    for dtype in FLOATS
+    if name != "tile_spmm" or dtype != torch.float64
+]
 # Unit roundoff of a result that was computed in fp32 (fp64 for fp64) and rounded once.
 ROUNDING = {torch.float64: 2**-53, torch.float32: 2**-24, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
@@ -66,22 +73,24 @@ def test_mask_rank_counts_the_active_before_each_segment(problem, device):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_sparse_linear_equals_dense_s3_s6_s14(problem, dtype, device):
-    x, values, mask, rank, bias, active = draw(problem, dtype, device)
+@pytest.mark.parametrize("algorithm,dtype", ALGORITHMS, ids=str)
+def test_sparse_linear_equals_dense_s3_s6_s14(problem, algorithm, dtype):
+    x, values, mask, rank, bias, active = draw(problem, dtype)
     weight, wide = dense(values, active), x.double()
     for given in (None, bias):
-        y = OPS.sparse_linear(x, values, mask, rank, given)
+        y = OPS.sparse_linear(x, values, mask, rank, given, algorithm)
         extra = 0 if given is None else bias.double()
         magnitude = wide.abs() @ weight.abs().t() + (0 if given is None else bias.double().abs())
         assert y.dtype == dtype and close(y, wide @ weight.t() + extra, magnitude, problem.in_)
-    dy = (torch.randint(-64, 65, (problem.tokens, problem.out)) / 64).to(device=device, dtype=dtype)
-    dx = OPS.sparse_linear_backward_input(dy, values, mask, rank, problem.in_)
+    dy = (torch.randint(-64, 65, (problem.tokens, problem.out)) / 64).to(dtype)
+    dx = OPS.sparse_linear_backward_input(dy, values, mask, rank, problem.in_, algorithm)
     wide_dy = dy.double()
     assert dx.dtype == dtype and close(dx, wide_dy @ weight, wide_dy.abs() @ weight.abs(), problem.out)
-    dv = OPS.sparse_linear_backward_values(dy, x, mask, rank, values.numel())
+    dv = OPS.sparse_linear_backward_values(dy, x, mask, rank, values.numel(), algorithm)
     exact, magnitude = (wide_dy.t() @ wide)[active], (wide_dy.abs().t() @ wide.abs())[active]
     assert dv.dtype == dtype and close(dv, exact, magnitude, problem.tokens)
+    both = OPS.sparse_linear_backward(dy, x, values, mask, rank, algorithm)
+    assert torch.equal(both[0], dx) and torch.equal(both[1], dv)
 
 
 def test_several_tiles_equal_one(threads):
@@ -116,10 +125,11 @@ def test_n4_gradcheck_and_gradgradcheck_fp64(problem):
     assert gradcheck(lambda w: OPS.gather(w, mask, rank, values.numel()), full, fast_mode=fast)
 
 
-@pytest.mark.parametrize("wanted", ["input", "values", "bias"])
+@pytest.mark.parametrize("wanted", ["input", "values", "bias", "input values"])
 def test_only_what_needs_a_gradient_is_computed(wanted):
     tensors = dict(zip(("input", "values", "mask", "rank", "bias"), draw(SMALL[0])[:5], strict=True))
-    tensors[wanted].requires_grad_()
+    for name in wanted.split():
+        tensors[name].requires_grad_()
     names = []
 
     class Record(torch.utils._python_dispatch.TorchDispatchMode):
@@ -132,7 +142,8 @@ def test_only_what_needs_a_gradient_is_computed(wanted):
         y.sum().backward()
     assert ("smet::sparse_linear_backward_input" in names) == (wanted == "input")
     assert ("smet::sparse_linear_backward_values" in names) == (wanted == "values")
-    assert tensors[wanted].grad is not None
+    assert ("smet::sparse_linear_backward" in names) == (wanted == "input values")
+    assert all(tensors[name].grad is not None for name in wanted.split())
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0), (2, 3), (2, 1, 3)], ids=str)
@@ -151,12 +162,13 @@ def test_s5_any_leading_dimensions(shape):
     assert shape != (0,) or not ours[2].any()
 
 
-def test_s1_noncontiguous_and_expanded_inputs_and_gradients():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_s1_noncontiguous_and_expanded_inputs_and_gradients(dtype):
     problem = SMALL[0]
-    x, values, mask, rank, _, _ = draw(problem)
+    x, values, mask, rank, _, _ = draw(problem, dtype)
     # Small dyadic numbers: sums are exact, so that results are equal whatever order BLAS adds in.
-    dy = torch.randint(-64, 65, (problem.tokens, problem.out)).double() / 64
-    wide = torch.randint(-64, 65, (problem.tokens, 2 * problem.in_ + 1)).double() / 64
+    dy = torch.randint(-64, 65, (problem.tokens, problem.out)).to(dtype) / 64
+    wide = torch.randint(-64, 65, (problem.tokens, 2 * problem.in_ + 1)).to(dtype) / 64
     inputs = [x.t().contiguous().t(), x[:1].expand(4, -1), x[:, :1].expand(-1, problem.in_)]
     inputs += [wide[:, 1 : problem.in_ + 1], wide[:, 1::2]]
     grads = [dy.t().contiguous().t(), dy[:1, :1].expand(4, problem.out)]

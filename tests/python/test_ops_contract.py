@@ -50,6 +50,7 @@ def samples(requires_grad):
         ("gather", (full, mask, rank, n)),
         ("sparse_linear", (x, values, mask, rank, bias)),
         ("sparse_linear", (x, values, mask, rank)),
+        ("sparse_linear_backward", (dy, x, values, mask, rank)),
         ("sparse_linear_backward_input", (dy, values, mask, rank, cols)),
         ("sparse_linear_backward_values", (dy, x, mask, rank, n)),
     ]
@@ -91,7 +92,7 @@ def test_every_registered_operator_has_a_sample():
 
 def test_unknown_algorithm_lists_the_names(monkeypatch):
     x, values, mask, rank, _, _ = draw(SMALL[0])
-    with pytest.raises(ValueError, match=r"unknown algorithm 'fast'.*known: auto, expand_gemm"):
+    with pytest.raises(ValueError, match=r"unknown algorithm 'fast'.*known: auto, tile_spmm, expand_gemm"):
         OPS.sparse_linear(x, values, mask, rank, None, "fast")
     monkeypatch.setenv("SMET_ALGORITHM", "quick")
     with pytest.raises(ValueError, match="unknown algorithm 'quick'"):
@@ -100,6 +101,8 @@ def test_unknown_algorithm_lists_the_names(monkeypatch):
         4,
         5,
     )  # the layer's own wins
+    with pytest.raises(ValueError, match="'tile_spmm' does not apply to a 5x37 layer of dtype Double"):
+        OPS.sparse_linear(x, values, mask, rank, None, "tile_spmm")
 
 
 LINEAR_ERRORS = {
@@ -200,9 +203,11 @@ def test_scratch_is_bounded_by_a_constant_times_threads(threads):
     rank, values = OPS.mask_rank(mask, cols), torch.randn(out * cols // 100)
     x, dy = torch.randn(tokens, cols), torch.randn(tokens, out)
     calls = {
-        "forward": lambda: OPS.sparse_linear(x, values, mask, rank),
-        "input": lambda: OPS.sparse_linear_backward_input(dy, values, mask, rank, cols),
-        "values": lambda: OPS.sparse_linear_backward_values(dy, x, mask, rank, values.numel()),
+        "forward": lambda: OPS.sparse_linear(x, values, mask, rank, None, "expand_gemm"),
+        "input": lambda: OPS.sparse_linear_backward_input(dy, values, mask, rank, cols, "expand_gemm"),
+        "values": lambda: OPS.sparse_linear_backward_values(
+            dy, x, mask, rank, values.numel(), "expand_gemm"
+        ),
         "topk": lambda: OPS.grad_topk_(torch.zeros(5, dtype=torch.int64), dy, x, mask),
     }
     for count in (1, 2):

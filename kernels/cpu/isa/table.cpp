@@ -13,9 +13,21 @@ extern const GatherKernels kGather;
 extern const MaskKernels kMask;
 extern const SelectKernels kSelect;
 extern const RelayoutKernels kRelayout;
+extern const TileProducts kTileProducts;
+extern const TileLayout kTileLayout;
+extern const TileDecode kTileDecode;
 
 const IsaKernels kKernels = {
-    SMET_STRING(SMET_ISA_NAMESPACE), &kAdamWStep, &kExpand, &kGather, &kMask, &kSelect, &kRelayout,
+    SMET_STRING(SMET_ISA_NAMESPACE),
+    &kAdamWStep,
+    &kExpand,
+    &kGather,
+    &kMask,
+    &kSelect,
+    &kRelayout,
+    &kTileProducts,
+    &kTileLayout,
+    &kTileDecode,
 };
 
 }  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE

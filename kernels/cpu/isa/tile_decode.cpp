@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// tile_spmm, positions: mask bits -> 16-bit columns, once per call and not once per tile of tokens.
+#include "kernels/cpu/isa/lanes.h"
+#include "kernels/cpu/isa/vectors.h"
+
+namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
+namespace {
+
+// Below this share of set bits it is cheaper to jump from bit to bit than to look up every byte.
+constexpr std::int64_t kSparseBits = 2;  // of kWordBits
+
+// Columns of the set bits of `words`, ascending; returns their number.
+inline std::int64_t decode_words(const std::uint32_t* words, std::int64_t count, [[maybe_unused]] bool sparse,
+                                 std::uint16_t* cols) {
+  std::int64_t n = 0;
+#ifdef __AVX2__
+  if (!sparse) {
+    for (std::int64_t w = 0; w < count; ++w) {
+      for (int byte = 0; byte < 4; ++byte) {
+        const std::uint32_t bits = words[w] >> (8 * byte) & 0xFFU;
+        const auto base = static_cast<short>(w * kWordBits + 8 * byte);
+        const __m128i lanes = _mm_cvtepu8_epi16(load_64(kLookup.compress[bits]));
+        store_128(cols + n, _mm_add_epi16(lanes, _mm_set1_epi16(base)));
+        n += count_word(bits);
+      }
+    }
+    return n;
+  }
+#endif
+  for (std::int64_t w = 0; w < count; ++w) {
+    for (std::uint32_t bits = words[w]; bits != 0; bits &= bits - 1) {
+      cols[n++] = static_cast<std::uint16_t>(w * kWordBits + lowest_bit(bits));
+    }
+  }
+  return n;
+}
+
+// About: the first rows stand for the panel.
+inline bool is_sparse(const PanelRun& run) {
+  const std::int64_t words = (run.cols + kWordBits - 1) / kWordBits;
+  const std::int64_t rows = run.rows < 8 ? run.rows : 8;
+  std::int64_t bits = 0;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t w = 0; w < words; ++w) bits += count_word(run.words[row * run.words_per_row + w]);
+  }
+  return bits < rows * words * kSparseBits;
+}
+
+// `count` widened values from `from`, of which `readable` may be read.
+template <Storage storage>
+inline void widen_run(const typename Stored<storage>::Type* from, std::int64_t count, std::int64_t readable,
+                      float* to) {
+  std::int64_t i = 0;
+  if constexpr (storage == Storage::f32) {
+    for (; i < count && i + 8 <= readable; i += 8) std::memcpy(to + i, from + i, 8 * sizeof(float));
+  }
+  for (; i < count; ++i) to[i] = Stored<storage>::widen(from[i]);
+}
+
+template <Storage storage>
+std::uint32_t decode(const PanelRun& run) {
+  const auto* const values = static_cast<const typename Stored<storage>::Type*>(run.values);
+  const std::int64_t words = (run.cols + kWordBits - 1) / kWordBits;
+  const bool sparse = is_sparse(run);
+  std::uint32_t at = run.first;
+  for (std::int64_t row = 0; row < run.rows; ++row) {
+    const std::int64_t count =
+        decode_words(run.words + row * run.words_per_row, words, sparse, run.index + at);
+    run.begin[row] = at;
+    if (values != nullptr) {
+      const std::int64_t from = run.cursor[row];
+      widen_run<storage>(values + from, count, run.nnz - from, run.out + at);
+    }
+    run.cursor[row] += static_cast<std::uint32_t>(count);
+    at += static_cast<std::uint32_t>(count);
+  }
+  run.begin[run.rows] = at;
+  return at;
+}
+
+// A counting sort by column; rows stay in order.
+template <Storage storage>
+std::uint32_t transpose(const PanelRun& run) {
+  const auto* const values = static_cast<const typename Stored<storage>::Type*>(run.values);
+  const std::int64_t words = (run.cols + kWordBits - 1) / kWordBits;
+  const bool sparse = is_sparse(run);
+  for (std::int64_t col = 0; col < run.cols; ++col) run.next[col] = 0;
+  std::uint16_t* decoded = run.decoded;
+  for (std::int64_t row = 0; row < run.rows; ++row) {
+    const std::int64_t count = decode_words(run.words + row * run.words_per_row, words, sparse, decoded);
+    for (std::int64_t i = 0; i < count; ++i) ++run.next[decoded[i]];
+    run.counts[row] = static_cast<std::uint32_t>(count);
+    decoded += count;
+  }
+  std::uint32_t at = run.first;
+  for (std::int64_t col = 0; col < run.cols; ++col) {
+    const std::uint32_t count = run.next[col];
+    run.begin[col] = run.next[col] = at;
+    at += count;
+  }
+  run.begin[run.cols] = at;
+  decoded = run.decoded;
+  for (std::int64_t row = 0; row < run.rows; ++row) {
+    const auto* const from = values + run.cursor[row];
+    const std::uint32_t count = run.counts[row];
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const std::uint32_t to = run.next[decoded[i]]++;
+      run.index[to] = static_cast<std::uint16_t>(row);
+      run.out[to] = Stored<storage>::widen(from[i]);
+    }
+    run.cursor[row] += count;
+    decoded += count;
+  }
+  return at;
+}
+
+}  // namespace
+
+extern const TileDecode kTileDecode;
+const TileDecode kTileDecode = {{decode<Storage::f32>, decode<Storage::bf16>, decode<Storage::f16>},
+                                {transpose<Storage::f32>, transpose<Storage::bf16>, transpose<Storage::f16>}};
+
+}  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE

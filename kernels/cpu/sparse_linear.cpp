@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The algorithm tile_spmm: see tile_plan.h for its order. Forward and input gradient are one product, of W
+// and of its transpose; the values gradient visits W in the forward's order.
+#include "kernels/sparse_linear.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "kernels/cpu/tile_plan.h"
+
+namespace smet::kernels::cpu {
+namespace {
+
+// Rows of dy in one piece of the values gradient: enough to make loading a panel of x cheap.
+constexpr std::int64_t kGradientRows = 128;
+// Tokens whose packed x and dy exist at a time in a backward pass, for each thread at least one tile.
+constexpr std::int64_t kBackwardTokens = 512;
+
+// What every step of one call shares.
+struct Call {
+  const Executor& executor;
+  const IsaKernels& kernels;
+  Storage storage;
+  TileShape shape;
+
+  std::int64_t bytes() const { return storage == Storage::f32 ? 4 : 2; }
+};
+
+// Token-major activations: `tokens` rows of `features` elements, `stride` elements apart.
+struct Activations {
+  const void* data;
+  std::int64_t stride, features, tokens;
+};
+
+const void* at(const void* data, std::int64_t element, std::int64_t bytes) {
+  return static_cast<const char*>(data) + element * bytes;
+}
+void* at(void* data, std::int64_t element, std::int64_t bytes) {
+  return static_cast<char*>(data) + element * bytes;
+}
+
+std::int64_t tile_count(const Call& call, std::int64_t tokens) {
+  return (tokens + call.shape.width() - 1) / call.shape.width();
+}
+
+void pack(const Call& call, const Activations& x, std::int64_t tile, float* packed) {
+  const std::int64_t first = tile * call.shape.width();
+  call.kernels.tile_layout->pack[static_cast<int>(call.storage)][call.shape.kind](
+      {at(x.data, first * x.stride, call.bytes()), x.stride, std::min(call.shape.width(), x.tokens - first),
+       x.features, packed});
+}
+
+// y [tokens, rows] = x plan^T + bias.
+struct Product {
+  const TilePlan& plan;
+  Activations x;
+  const float* bias;
+  void* y;
+  std::int64_t y_stride;
+};
+
+void multiply_block(const Call& call, const Product& product, std::int64_t tile, std::int64_t block,
+                    const float* x, float* y) {
+  const TileGrid& grid = product.plan.grid();
+  const std::int64_t width = call.shape.width();
+  const std::int64_t rows = grid.block_rows(block);
+  for (std::int64_t panel = 0; panel < grid.panels(); ++panel) {
+    call.kernels.tile_products->spmm[call.shape.kind]({product.plan.panel(block, panel, 0, rows),
+                                                       product.plan.values(), x + panel * grid.panel * width,
+                                                       y, panel > 0});
+  }
+  const std::int64_t first = tile * width;
+  const std::int64_t row = block * grid.block;
+  call.kernels.tile_layout->unpack[static_cast<int>(call.storage)][call.shape.kind](
+      {y, std::min(width, product.x.tokens - first), rows,
+       product.bias == nullptr ? nullptr : product.bias + row,
+       at(product.y, first * product.y_stride + row, call.bytes()), product.y_stride});
+}
+
+// Each lane packs a tile and multiplies all of its blocks. With fewer tiles than threads the blocks of a tile
+// are shared out instead, over x packed beforehand. `packed`: null, or room for all tiles of x, kept.
+void multiply(const Call& call, const Product& product, float* packed) {
+  const TileGrid& grid = product.plan.grid();
+  const std::int64_t tiles = tile_count(call, product.x.tokens);
+  const std::int64_t x_size = product.x.features * call.shape.width();
+  const std::int64_t y_size = grid.block * call.shape.width();
+  if (tiles >= call.executor.threads) {
+    const std::int64_t lanes = lane_count(call.executor, tiles);
+    const Scratch<float> y(lanes * y_size);
+    const Scratch<float> x(packed == nullptr ? lanes * x_size : 0);
+    for_units(call.executor, tiles, [&](std::int64_t lane, std::int64_t tile) {
+      float* const panel = packed == nullptr ? x.data() + lane * x_size : packed + tile * x_size;
+      pack(call, product.x, tile, panel);
+      for (std::int64_t block = 0; block < grid.blocks(); ++block) {
+        multiply_block(call, product, tile, block, panel, y.data() + lane * y_size);
+      }
+    });
+    return;
+  }
+  const Scratch<float> kept(packed == nullptr ? tiles * x_size : 0);
+  float* const x = packed == nullptr ? kept.data() : packed;
+  for_chunks(call.executor, tiles,
+             [&](std::int64_t tile) { pack(call, product.x, tile, x + tile * x_size); });
+  const std::int64_t units = tiles * grid.blocks();
+  const Scratch<float> y(lane_count(call.executor, units) * y_size);
+  for_units(call.executor, units, [&](std::int64_t lane, std::int64_t unit) {
+    const std::int64_t tile = unit / grid.blocks();
+    multiply_block(call, product, tile, unit % grid.blocks(), x + tile * x_size, y.data() + lane * y_size);
+  });
+}
+
+// out [nnz] = (accumulate ? out : 0) + (dy^T x) at active positions, from `tiles` packed tiles of each.
+void sample(const Call& call, const TilePlan& plan, const float* x, const float* dy, std::int64_t tiles,
+            float* out, bool accumulate) {
+  const TileGrid& grid = plan.grid();
+  const std::int64_t width = call.shape.width();
+  const std::int64_t x_size = grid.cols * width;
+  const std::int64_t dy_size = grid.rows * width;
+  const std::int64_t pieces = (grid.block + kGradientRows - 1) / kGradientRows;
+  for_units(call.executor, grid.blocks() * pieces, [&](std::int64_t /*lane*/, std::int64_t unit) {
+    const std::int64_t block = unit / pieces;
+    const std::int64_t first = unit % pieces * kGradientRows;
+    const std::int64_t rows = std::min(kGradientRows, grid.block_rows(block) - first);
+    if (rows <= 0) return;
+    for (std::int64_t tile = 0; tile < tiles; tile += call.shape.tiles) {
+      for (std::int64_t panel = 0; panel < grid.panels(); ++panel) {
+        call.kernels.tile_products->sddmm[call.shape.kind](
+            {plan.panel(block, panel, first, rows), plan.packed(block, panel, first),
+             x + tile * x_size + panel * grid.panel * width,
+             dy + tile * dy_size + (block * grid.block + first) * width,
+             std::min(call.shape.tiles, tiles - tile), x_size, dy_size, out, accumulate || tile > 0});
+      }
+    }
+  });
+}
+
+bool storage_of(DType dtype, Storage& storage) {
+  storage = dtype == DType::f32 ? Storage::f32 : dtype == DType::bf16 ? Storage::bf16 : Storage::f16;
+  return dtype != DType::f64;
+}
+
+Activations slice(const Activations& x, std::int64_t first, std::int64_t tokens, std::int64_t bytes) {
+  return {at(x.data, first * x.stride, bytes), x.stride, x.features, tokens};
+}
+
+void backward(const Call& call, const SparseLinearBackwardArgs& args, float* dvalues) {
+  const Pattern& pattern = args.pattern;
+  std::optional<TilePlan> columns;
+  std::optional<TilePlan> rows;
+  if (args.dx != nullptr) {
+    columns.emplace(call.executor, call.kernels, pattern, Side::columns, call.shape, args.values, args.dtype);
+  }
+  if (dvalues != nullptr) {
+    rows.emplace(call.executor, call.kernels, pattern, Side::rows, call.shape, nullptr, args.dtype);
+  }
+  const std::int64_t width = call.shape.width();
+  // Whole passes of the values gradient, so that its sums do not depend on where tokens are cut.
+  const std::int64_t pass = width * call.shape.tiles;
+  const std::int64_t at_once =
+      (std::max<std::int64_t>(kBackwardTokens, call.executor.threads * width) + pass - 1) / pass * pass;
+  const std::int64_t tiles = tile_count(call, std::min(args.tokens, at_once));
+  const Scratch<float> packed_dy(tiles * pattern.rows * width);
+  const Scratch<float> packed_x(dvalues == nullptr ? 0 : tiles * pattern.cols * width);
+  for (std::int64_t first = 0; first < args.tokens; first += at_once) {
+    const std::int64_t tokens = std::min(at_once, args.tokens - first);
+    const Activations dy = slice({args.dy, args.dy_stride, pattern.rows, 0}, first, tokens, call.bytes());
+    const Activations x = slice({args.x, args.x_stride, pattern.cols, 0}, first, tokens, call.bytes());
+    if (args.dx != nullptr) {
+      multiply(call,
+               {*columns, dy, nullptr, at(args.dx, first * args.dx_stride, call.bytes()), args.dx_stride},
+               packed_dy.data());
+    }
+    if (dvalues == nullptr) continue;
+    for_chunks(call.executor, tile_count(call, tokens), [&](std::int64_t tile) {
+      pack(call, x, tile, packed_x.data() + tile * pattern.cols * width);
+      if (args.dx == nullptr) pack(call, dy, tile, packed_dy.data() + tile * pattern.rows * width);
+    });
+    sample(call, *rows, packed_x.data(), packed_dy.data(), tile_count(call, tokens), dvalues, first > 0);
+  }
+}
+
+}  // namespace
+
+Status sparse_linear(const Executor& executor, const SparseLinearArgs& args) try {
+  const IsaKernels* const kernels = isa_kernels();
+  if (kernels == nullptr) return Status::unsupported_isa;
+  Storage storage{};
+  if (!storage_of(args.dtype, storage)) return Status::unsupported_dtype;
+  const Pattern& pattern = args.pattern;
+  if (args.tokens == 0 || pattern.rows == 0) return Status::ok;
+  const Call call = {executor, *kernels, storage, tile_shape(pattern, args.tokens)};
+  const TilePlan plan(executor, *kernels, pattern, Side::rows, call.shape, args.values, args.dtype);
+  const Scratch<float> bias(args.bias == nullptr ? 0 : pattern.rows);
+  if (args.bias != nullptr) {
+    kernels->tile_layout->widen[static_cast<int>(storage)](args.bias, bias.data(), pattern.rows);
+  }
+  multiply(call,
+           {plan,
+            {args.x, args.x_stride, pattern.cols, args.tokens},
+            args.bias == nullptr ? nullptr : bias.data(),
+            args.y,
+            args.y_stride},
+           nullptr);
+  return Status::ok;
+} catch (const std::bad_alloc&) {
+  return Status::out_of_memory;
+}
+
+Status sparse_linear_backward(const Executor& executor, const SparseLinearBackwardArgs& args) try {
+  const IsaKernels* const kernels = isa_kernels();
+  if (kernels == nullptr) return Status::unsupported_isa;
+  Storage storage{};
+  if (!storage_of(args.dtype, storage)) return Status::unsupported_dtype;
+  const Call call = {executor, *kernels, storage, tile_shape(args.pattern, args.tokens)};
+  if (args.dvalues == nullptr || storage == Storage::f32) {
+    backward(call, args, static_cast<float*>(args.dvalues));
+    return Status::ok;
+  }
+  const Scratch<float> dvalues(args.pattern.nnz);
+  backward(call, args, dvalues.data());
+  kernels->tile_layout->narrow[static_cast<int>(storage)](dvalues.data(), args.dvalues, args.pattern.nnz);
+  return Status::ok;
+} catch (const std::bad_alloc&) {
+  return Status::out_of_memory;
+}
+
+}  // namespace smet::kernels::cpu

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The inner loops of tile_spmm, compiled once per instruction set like those of isa_kernels.h, and the packed
+// layouts they work on.
+//
+//   packed activations  [tokens / tile][features][tile] fp32: one weight multiplies `tile` neighbouring
+//   tokens a panel             the columns of a segment of weights; columns are counted from the panel's
+//   first one
+#pragma once
+
+#include <cstdint>
+
+namespace smet::kernels::cpu {
+
+// Tile widths that have a kernel; kTileWidths[i] is the width of table entry i.
+inline constexpr int kTileWidths[] = {16, 32, 64};
+inline constexpr int kTileKinds = 3;
+
+// Rows of one panel: the weights of row r are [begin[r], begin[r + 1]) of cols and values.
+struct PanelRows {
+  const std::uint32_t* begin;
+  std::int64_t rows;
+  const std::uint16_t* cols;
+};
+
+// y[r][t] = (accumulate ? y[r][t] : 0) + sum of values[k] x[cols[k]][t]
+struct SpmmRun {
+  PanelRows panel;
+  const float* values;
+  const float* x;  // packed, at the panel's first column
+  float* y;        // packed, [rows][tile]
+  bool accumulate;
+};
+
+// out[packed[r] + k - begin[r]] = (accumulate ? itself : 0) + sum over tiles and tokens of dy[r] x[cols[k]]
+struct SddmmRun {
+  PanelRows panel;
+  const std::uint32_t* packed;  // [rows] index in packed order of the row's first weight of the panel
+  const float* x;               // packed, at the panel's first column
+  const float* dy;              // packed, at row 0
+  std::int64_t tiles, x_stride, dy_stride;  // tiles, and elements from one to the next
+  float* out;
+  bool accumulate;
+};
+
+// One tile of `tokens` <= tile tokens. Packing writes zeros for the missing ones; unpacking skips them.
+struct PackRun {
+  const void* x;
+  std::int64_t stride, tokens, features;
+  float* packed;
+};
+struct UnpackRun {
+  const float* packed;
+  std::int64_t tokens, features;
+  const float* bias;  // [features], or null
+  void* y;
+  std::int64_t stride;
+};
+
+// A panel of W, rows x cols from a column that begins a mask word, in either order. Weights are counted from
+// `first` on; up to kDecodeSlack - 1 elements of `index` and `out` beyond the last are overwritten.
+//   decode     row r has [begin[r], begin[r + 1]), index = columns of the panel, ascending
+//   transpose  column c has [begin[c], begin[c + 1]), index = rows of the panel, ascending
+inline constexpr std::int64_t kDecodeSlack = 16;
+struct PanelRun {
+  const std::uint32_t* words;  // of row 0, at the panel's first column
+  std::int64_t words_per_row, rows, cols;
+  std::uint32_t* cursor;  // [rows] index in packed order of each row's first weight of the panel; advanced
+  const void* values;     // [nnz], or null: no values wanted
+  std::int64_t nnz;
+  std::uint32_t first;
+  std::uint32_t* begin;
+  std::uint16_t* index;
+  float* out;              // widened values
+  std::uint32_t* next;     // transpose: scratch [cols]
+  std::uint32_t* counts;   // transpose: scratch [rows]
+  std::uint16_t* decoded;  // transpose: scratch [the panel's weights + kDecodeSlack]
+};
+
+// Storage types of activations and values.
+enum class Storage : std::uint8_t { f32, bf16, f16 };
+inline constexpr int kStorages = 3;
+
+// One table per file of kernels/cpu/isa.
+struct TileProducts {
+  void (*spmm[kTileKinds])(const SpmmRun& run);
+  void (*sddmm[kTileKinds])(const SddmmRun& run);
+};
+struct TileLayout {
+  void (*pack[kStorages][kTileKinds])(const PackRun& run);
+  void (*unpack[kStorages][kTileKinds])(const UnpackRun& run);
+  void (*widen[kStorages])(const void* from, float* to, std::int64_t size);
+  void (*narrow[kStorages])(const float* from, void* to, std::int64_t size);
+};
+struct TileDecode {  // both return `first` + the panel's weights
+  std::uint32_t (*decode[kStorages])(const PanelRun& run);
+  std::uint32_t (*transpose[kStorages])(const PanelRun& run);
+};
+
+}  // namespace smet::kernels::cpu

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// tile_spmm, how a product is cut and in which order its weights are visited.
+//
+//   for each tile of tokens            [features][tile] fp32, in the L2 cache
+//     for each block of output rows    [block][tile] of y stays in the L2 cache
+//       for each panel of columns      [panel][tile] of x stays in the L1 cache
+//         for each row of the block    its weights of the panel: one broadcast each
+//
+// A TilePlan is W, or its transpose, in that order: 16-bit columns counted from the panel's first one, and
+// fp32 values. It lives for one call. Results do not depend on who computes what: a sum's order is given by
+// the panels alone.
+#pragma once
+
+#include <memory>
+#include <new>
+
+#include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/tile_kernels.h"
+#include "kernels/types.h"
+
+namespace smet::kernels::cpu {
+
+// Uninitialised memory for vectors; throws std::bad_alloc.
+template <typename T>
+class Scratch {
+ public:
+  Scratch() = default;
+  explicit Scratch(std::int64_t size)
+      : data_(static_cast<T*>(::operator new(static_cast<std::size_t>(size) * sizeof(T), kAlignment))) {}
+  T* data() const { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Free {
+    void operator()(T* data) const { ::operator delete(data, kAlignment); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
+
+struct TileShape {
+  int kind;            // of kTileWidths
+  std::int64_t panel;  // columns, a multiple of kWordColumns
+  std::int64_t block;  // output rows, a multiple of kWordColumns
+  std::int64_t tiles;  // values gradient: tiles that one pass over a panel sums in registers
+
+  std::int64_t width() const { return kTileWidths[kind]; }
+};
+
+// The shape for a pattern of this density and number of tokens; the measurements stand beside the numbers.
+TileShape tile_shape(const Pattern& pattern, std::int64_t tokens);
+
+// Panel and block counts of a rows x cols product.
+struct TileGrid {
+  std::int64_t rows, cols, panel, block;
+
+  std::int64_t panels() const { return cols > panel ? (cols + panel - 1) / panel : 1; }
+  std::int64_t blocks() const { return (rows + block - 1) / block; }
+  std::int64_t panel_cols(std::int64_t p) const { return p + 1 < panels() ? panel : cols - p * panel; }
+  std::int64_t block_rows(std::int64_t b) const { return b + 1 < blocks() ? block : rows - b * block; }
+};
+
+enum class Side : std::uint8_t { rows, columns };  // W, or its transpose
+
+class TilePlan {
+ public:
+  // Decodes the pattern. values null: columns only, for the values gradient; else they are widened too.
+  TilePlan(const Executor& executor, const IsaKernels& kernels, const Pattern& pattern, Side side,
+           const TileShape& shape, const void* values, DType dtype);
+
+  const TileGrid& grid() const { return grid_; }
+  const float* values() const { return values_.data(); }
+
+  // Rows [first, first + count) of a block's panel.
+  PanelRows panel(std::int64_t block, std::int64_t panel, std::int64_t first, std::int64_t count) const {
+    return {begin_.data() + entry(block, panel) + first, count, index_.data()};
+  }
+  // Index in packed order of the first weight of each of those rows (side rows only).
+  const std::uint32_t* packed(std::int64_t block, std::int64_t panel, std::int64_t first) const {
+    return packed_.data() + entry(block, panel) + first;
+  }
+
+ private:
+  // One more entry than rows: the end of the last.
+  std::int64_t entry(std::int64_t block, std::int64_t panel) const {
+    return (block * grid_.panels() + panel) * (grid_.block + 1);
+  }
+  using Decode = std::uint32_t (*)(const PanelRun& run);
+  void decode_block(Decode decode, const Pattern& pattern, std::int64_t block, PanelRun run);
+  void transpose_block(Decode transpose, const Pattern& pattern, std::int64_t block, PanelRun run);
+  std::uint32_t first_weight(const Pattern& pattern, std::int64_t row, std::int64_t word) const;
+  Scratch<std::uint32_t> first_weights(const Executor& executor, const Pattern& pattern, Side side) const;
+
+  // Elements of scratch that a decoding lane needs; `widest` is the largest number of weights of a block.
+  struct LaneSizes {
+    std::int64_t numbers, decoded;
+  };
+  LaneSizes lane_sizes(Side side, std::int64_t widest) const;
+
+  TileGrid grid_;
+  std::int64_t (*count_bits_)(const std::uint32_t* words, std::int64_t count);
+  Scratch<std::uint32_t> begin_, packed_;
+  Scratch<std::uint16_t> index_;
+  Scratch<float> values_;
+};
+
+}  // namespace smet::kernels::cpu
