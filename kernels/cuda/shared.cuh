@@ -6,8 +6,8 @@
 #include <cuda_runtime.h>
 
 #if !defined(SMET_SHARED)
-// SMET_SHARED(float, stage, [8][256]): one array per block.
-#define SMET_SHARED(type, name, ...) __shared__ type name __VA_ARGS__
+// SMET_SHARED(float, stage, [8][256]): one array per block, 16-byte aligned.
+#define SMET_SHARED(type, name, ...) __shared__ alignas(16) type name __VA_ARGS__
 // SMET_DYNAMIC_SHARED(float, stage): a pointer to the launch's dynamic shared memory, 16-byte aligned.
 #define SMET_DYNAMIC_SHARED(type, name)                         \
   extern __shared__ __align__(16) unsigned char smet_dynamic[]; \

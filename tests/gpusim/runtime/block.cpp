@@ -75,11 +75,11 @@ void Block::run(Slot& slot, const uint3& index, void (*call)(void*), void* conte
     if (!progress) report_deadlock();
   }
   running_block = nullptr;
-  acquire(slot.ended);
 }
 
 void Block::start() {
   Slot& slot = *slot_;
+  acquire(slot.ended);  // not sooner: the blocks between would be ordered after this one too
   while (slot.fibers.size() < threads_.size()) slot.fibers.push_back(std::make_unique<Fiber>());
   slot.warp_meetings.resize(std::max(slot.warp_meetings.size(), warps_.size()));
   slot.arena.reset(shape_.shared_bytes);
@@ -223,10 +223,13 @@ std::uint64_t Block::collective(const Thread& wanted) {
   thread.width = wanted.width;
   thread.site = wanted.site;
   if ((thread.mask >> thread.lane & 1U) == 0) {
-    fail_here("lane " + std::to_string(thread.lane) + " is not in its own mask");
+    fail("lane " + std::to_string(thread.lane) + " is not in its own mask: " + where());
+    stop();
   }
   if (thread.width < 1 || thread.width > kWarpThreads || (thread.width & (thread.width - 1)) != 0) {
-    fail_here("a shuffle's width is a power of two up to 32, not " + std::to_string(thread.width));
+    fail("a shuffle's width is a power of two up to 32, not " + std::to_string(thread.width) + ": " +
+         where());
+    stop();
   }
   thread.state = State::in_collective;
   Warp& warp = warps_[static_cast<std::size_t>(thread.warp)];
@@ -278,8 +281,8 @@ void Block::fail(const std::string& what) {
   if (error_.empty()) error_ = what;
 }
 
-void Block::fail_here(const std::string& what) {
-  fail(what + ": " + where());
+// The fiber is left where it is: nothing on its stack is destroyed.
+void Block::stop() {
   current_->fiber->finish();
 }
 
@@ -289,15 +292,13 @@ std::string Block::where(const Thread& thread) const {
   return place;
 }
 
-void Block::check_static_shared() {
-  const std::size_t bytes = arena().static_bytes();
-  if (bytes > kStaticSharedLimit) {
-    fail_here("more than 48 KiB of static shared memory: " + std::to_string(bytes) + " bytes");
-  }
-  if (bytes + shape_.shared_bytes > kSharedLimit) {
-    fail_here("more than 227 KiB of shared memory: " + std::to_string(bytes + shape_.shared_bytes) +
-              " bytes");
-  }
+void Block::check_shared_limits() {
+  const std::size_t fixed = arena().static_bytes();
+  const std::size_t all = fixed + shape_.shared_bytes;
+  if (fixed <= kStaticSharedLimit && all <= kSharedLimit) return;
+  fail(std::to_string(fixed) + " bytes of static and " + std::to_string(all) +
+       " bytes of all shared memory, 48 and 227 KiB are possible: " + where());
+  stop();
 }
 
 // One line for each different wait: where, in what, and how many threads.

@@ -80,7 +80,7 @@ class Block {
   void fail(const std::string& what);
   std::string where(const Thread& thread) const;
   std::string where() const { return current_ == nullptr ? "between threads" : where(*current_); }
-  void check_static_shared();
+  void check_shared_limits();
 
   static Block* running();
 
@@ -95,7 +95,7 @@ class Block {
   void complete(Warp& warp, const Thread& arrived);
   void give_results(Warp& warp, unsigned members, const Thread& first);
   void report_deadlock();
-  [[noreturn]] void fail_here(const std::string& what);
+  [[noreturn]] void stop();
 
   Shape shape_;
   Schedule schedule_;
