@@ -45,6 +45,7 @@ void* Arena::array(const void* key, const char* name, std::size_t bytes) {
   for (const Array& a : arrays_) {
     if (a.key == key) return a.begin;
   }
+  const OwnMemory own;
   char* begin = base_ + used_;
   allow(begin, bytes);
   arrays_.push_back({key, name, begin, bytes});

@@ -237,13 +237,21 @@ std::uint64_t Block::collective(const Thread& wanted) {
   // Only __syncwarp orders memory; a shuffle or a vote does not.
   char* token = nullptr;
   if (thread.op == Op::sync) {
-    token = slot_->warp_meetings[static_cast<std::size_t>(thread.warp)][thread.mask].token();
+    token = meeting_of(thread).token();
     release(token);
   }
   complete(warp, thread);
   thread.fiber->suspend();
   if (token != nullptr) acquire(token);
   return thread.result;
+}
+
+Meeting& Block::meeting_of(const Thread& thread) {
+  auto& meetings = slot_->warp_meetings[static_cast<std::size_t>(thread.warp)];
+  const auto found = meetings.find(thread.mask);
+  if (found != meetings.end()) return found->second;
+  const OwnMemory own;
+  return meetings[thread.mask];
 }
 
 // Lets the collective that `arrived` waits in go on if all live lanes of its mask wait in it.
@@ -258,7 +266,7 @@ void Block::complete(Warp& warp, const Thread& arrived) {
   give_results(warp, members, arrived);
   warp.waiting &= ~members;
   if (arrived.op == Op::sync) {
-    ++slot_->warp_meetings[static_cast<std::size_t>(arrived.warp)][arrived.mask].generation;
+    ++meeting_of(arrived).generation;
   }
   ++mutable_counts().collectives;
 }
@@ -278,6 +286,7 @@ void Block::give_results(Warp& warp, unsigned members, const Thread& first) {
 // ---------------------------------------------------------------- what went wrong
 
 void Block::fail(const std::string& what) {
+  const OwnMemory own;
   if (error_.empty()) error_ = what;
 }
 

@@ -92,6 +92,7 @@ class Block {
   void shuffle(std::vector<int>& order);
   void leave();
   void release_barrier();
+  Meeting& meeting_of(const Thread& thread);
   void complete(Warp& warp, const Thread& arrived);
   void give_results(Warp& warp, unsigned members, const Thread& first);
   void report_deadlock();

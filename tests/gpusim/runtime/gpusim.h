@@ -2,42 +2,38 @@
 // gpusim runs CUDA C++ kernels on the CPU, one fiber per CUDA thread, to find their bugs. It is test code: it
 // says nothing about speed, occupancy, bank conflicts or weak memory order.
 //
-// A kernel source (.cu, .cuh) is compiled unmodified by g++ with tests/gpusim/runtime first in the include
-// path, so that its `#include <cuda_runtime.h>` finds this runtime. It may use
-//   launch         cudaLaunchKernelEx(&config, kernel, args...) with a cudaLaunchConfig_t (no <<<...>>>: g++
-//   cannot
-//                  parse it); launches and copies happen at once, in order, and only on gpusim::stream()
-//   qualifiers     __global__ __device__ __host__ __forceinline__ __launch_bounds__ __restrict__ __align__
-//   position       threadIdx blockIdx blockDim gridDim warpSize
-//   shared memory  SMET_SHARED(float, tile, [8][32]) and SMET_DYNAMIC_SHARED(float, tile) of
-//   kernels/cuda/shared.cuh;
-//                  a bare __shared__ does not compile
-//   barriers       __syncthreads, _count, _and, _or; __syncwarp
-//   warp           __shfl_sync, _up, _down, _xor (values up to 8 bytes); __ballot_sync, __any_sync,
-//   __all_sync,
-//                  __match_any_sync; __reduce_{add,min,max}_sync (int, unsigned), __reduce_{and,or,xor}_sync
-//   atomics        atomicAdd, Sub, Min, Max, Exch, CAS, And, Or, Xor on CUDA's types of global and shared
-//   memory loads          __ldg __ldcs __ldcg __stcs __stcg; float2..4, int2..4, uint2..4 and make_*
-//   arithmetic     CUDA's bit functions (__popc, __ffs, __clz, __brev, __byte_perm, __funnelshift_*,
-//   __umulhi, ...),
-//                  casts (__float_as_uint, ...), written-out rounding (__fadd_rn, __fmaf_rn, __fsqrt_rn,
-//                  ...), min, max, <cmath>'s functions; bf16 and half from NVIDIA's own cuda_bf16.h and
-//                  cuda_fp16.h
+// A kernel source (.cu, .cuh) is compiled unmodified by g++, with tests/gpusim/runtime first in the include
+// path so that its `#include <cuda_runtime.h>` finds this runtime. It may use:
+//
+// - cudaLaunchKernelEx(&config, kernel, args...) (not <<<...>>>, which g++ cannot parse), cudaMemsetAsync and
+//   cudaMemcpyAsync. They run at once, in order, and are accepted on gpusim::stream() only.
+// - __global__ __device__ __host__ __forceinline__ __launch_bounds__ __restrict__ __align__; threadIdx,
+//   blockIdx, blockDim, gridDim, warpSize.
+// - SMET_SHARED(float, tile, [8][32]) and SMET_DYNAMIC_SHARED(float, tile) of kernels/cuda/shared.cuh. A bare
+//   __shared__ does not compile.
+// - __syncthreads, __syncthreads_count, _and, _or; __syncwarp.
+// - __shfl_sync, _up, _down, _xor of values up to 8 bytes; __ballot_sync, __any_sync, __all_sync,
+//   __match_any_sync; __reduce_add_sync, _min, _max of int and unsigned; __reduce_and_sync, _or, _xor.
+// - atomicAdd, Sub, Min, Max, Exch, CAS, And, Or, Xor on CUDA's types.
+// - __ldg, __ldcg, __ldcs, __stcg, __stcs; float2 to float4, int2 to int4, uint2 to uint4 and make_*.
+// - CUDA's bit functions and casts, arithmetic with its rounding written out, min, max, <cmath>
+//   (intrinsics.h lists them); bf16 and half from NVIDIA's own cuda_bf16.h and cuda_fp16.h.
+//
 // What is absent does not compile, on purpose: approximate math (__expf, __fdividef), __activemask,
-// __threadfence and grid sync (no kernel may depend on another block), cub, inline PTX, wmma, cp.async,
-// textures.
+// __threadfence and grid sync (no kernel may wait for another block), cub, inline PTX, wmma, cp.async.
 //
 // A test runs a launcher under every schedule:
 //   gpusim::for_each_schedule([&] { ASSERT_EQ(cuda::expand(gpusim::stream(), args), Status::ok); ... });
 // or launches a kernel itself:
 //   gpusim::launch({.grid = {3}, .block = {64}, .shared_bytes = 256}, kernel<float>, out, n);
-// What gpusim finds is thrown as gpusim::Error naming kernel block, thread and line: a lane outside its own
-// mask, a shuffle from a lane that takes no part, a barrier met after some threads left or at two different
-// lines, deadlock, too many threads or bytes, a launch on another stream. Shared memory is filled with NaN
-// before every block. Memory errors are the address sanitizer's (shared arrays have exact bounds: give global
-// ones exact-size heap buffers), misaligned vector accesses the undefined-behaviour sanitizer's, and races
-// the thread sanitizer's: every CUDA thread is a thread to it and only barriers create order, so that no
-// schedule can hide a race.
+//
+// What it finds is thrown as gpusim::Error, which names block, thread and line: a lane outside its own mask,
+// a shuffle from a lane that takes no part, a barrier met after some threads left or at two different lines,
+// deadlock, too many threads or bytes, a launch on another stream. Shared memory is NaN before every block.
+// Memory errors are left to the address sanitizer (shared arrays have exact bounds; give global ones exactly
+// sized heap buffers), misaligned vector accesses to the undefined-behaviour sanitizer, and races to the
+// thread sanitizer: every CUDA thread is a thread to it and only barriers create order, so that no schedule
+// can hide a race.
 #pragma once
 
 #include <cuda_runtime_api.h>

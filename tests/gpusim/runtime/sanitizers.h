@@ -17,6 +17,8 @@ extern "C" {
 [[gnu::weak]] void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 [[gnu::weak]] void __tsan_acquire(void* address);
 [[gnu::weak]] void __tsan_release(void* address);
+[[gnu::weak]] void AnnotateIgnoreWritesBegin(const char* file, int line);
+[[gnu::weak]] void AnnotateIgnoreWritesEnd(const char* file, int line);
 [[gnu::weak]] int __tsan_get_report_mop(void* report, unsigned long index, int* tid, void** address,
                                         int* size, int* write, int* atomic, void** trace,
                                         unsigned long trace_size);
@@ -41,5 +43,19 @@ inline void forbid(const void* address, std::size_t size) {
 inline void allow(const void* address, std::size_t size) {
   if (__asan_unpoison_memory_region != nullptr) __asan_unpoison_memory_region(address, size);
 }
+
+// Around what the runtime allocates in a CUDA thread and another one frees: the thread sanitizer sees
+// allocations even of code that it did not compile.
+class OwnMemory {
+ public:
+  OwnMemory() {
+    if (AnnotateIgnoreWritesBegin != nullptr) AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+  ~OwnMemory() {
+    if (AnnotateIgnoreWritesEnd != nullptr) AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+  }
+  OwnMemory(const OwnMemory&) = delete;
+  OwnMemory& operator=(const OwnMemory&) = delete;
+};
 
 }  // namespace gpusim
