@@ -69,7 +69,15 @@ Fiber::Fiber() {
 }
 
 Fiber::~Fiber() {
-  if (tsan_ != nullptr) __tsan_destroy_fiber(tsan_);
+  if (under_tsan()) {
+    // What a fiber that never finished has done is over now, for the thread sanitizer too.
+    void* scheduler_fiber = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(tsan_, 1);
+    release(stack_);
+    __tsan_switch_to_fiber(scheduler_fiber, 1);
+    acquire(stack_);
+    __tsan_destroy_fiber(tsan_);
+  }
   allow(stack_, kStackBytes);
   munmap(stack_ - kGuardBytes, kStackBytes + kGuardBytes);
 }
