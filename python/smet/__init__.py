@@ -2,17 +2,22 @@
 """Train language models of which only a fraction of the weights ever exists.
 
 Names are resolved on first use (PEP 562), so that `smet --help` answers before torch (2 s) is loaded.
-Where torch is loaded already there is nothing to save, and the operators are registered at once.
+The operators are registered as soon as both packages are imported, in whichever order.
 """
 
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     cmake_prefix_path: str
+    from smet._plan import SKIP as SKIP
     from smet.compact_adamw import CompactAdamW as CompactAdamW
     from smet.convert import ConversionTable as ConversionTable
     from smet.convert import densify_ as densify_
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "SKIP": "_plan",
     "ConversionTable": "convert",
     "CompactAdamW": "compact_adamw",
     "SparseLinear": "sparse_linear",
@@ -66,5 +72,34 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULE_OF})
 
 
+class _AfterTorch(MetaPathFinder):
+    """Loads the engine at the end of a later `import torch`."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Torch's own spec, whose loader takes our step after its own; None for every other module.
+
+        Asking is not importing (`importlib.util.find_spec("torch")`): the finder stays until torch has run.
+        """
+        if name != "torch":
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
+        if spec is None or spec.loader is None:
+            return spec
+        run_torch = spec.loader.exec_module
+
+        def run_both(module: ModuleType) -> None:
+            run_torch(module)
+            sys.meta_path.remove(self)
+            _load_engine()
+
+        spec.loader.exec_module = run_both  # type: ignore[method-assign]
+        return spec
+
+
 if "torch" in sys.modules:
     _load_engine()
+else:
+    sys.meta_path.insert(0, _AfterTorch())

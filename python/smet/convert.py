@@ -124,7 +124,8 @@ def sparsify_(
             proportional to out + in, at most out * in).
         include, skip: which layers; a pattern or several. A string is a substring of the name, or a glob when
             it has one of `* ? [`; a compiled regular expression is searched for; a function gets (name,
-            module). Layers must match `include` (None: all) and not `skip`.
+            module). Layers must match `include` (None: all) and not `skip`, whose default is smet.SKIP; a
+            layer whose `.weight` the model's own code reads (T5's wo) must be skipped too.
         select: "random" (positions drawn from (seed, name)) or "magnitude" (the largest |weight| of each
             layer; among equal ones the later position).
         init_std: None keeps the given weights at the active positions; a number draws them anew, normal with

@@ -103,6 +103,18 @@ class SparseLinear(nn.Module):
         text += f"bias={self.bias is not None}, density={self.density:.4g}"
         return text if self.algorithm == "auto" else f"{text}, algorithm={self.algorithm}"
 
+    def __getattr__(self, name: str) -> Any:
+        """As torch's; for `weight`, which T5 and Mamba read but no sparse layer has, it says what to do."""
+        if name != "weight":
+            return super().__getattr__(name)
+        layer = self.__dict__.get("name", "")
+        pattern = f"*.{layer.rpartition('.')[2]}" if "." in layer else layer
+        raise AttributeError(
+            f"smet: layer '{layer}' is sparse and has no attribute 'weight'; its active weights are .values, "
+            "and dense_weight() builds the matrix. Where the model's own code reads .weight, keep the layer "
+            f"dense: sparsify_(model, ..., skip=(*smet.SKIP, '{pattern}'))"
+        )
+
     # Initialisation
 
     @torch.no_grad()

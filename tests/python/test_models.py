@@ -3,6 +3,7 @@
 
 import copy
 import io
+import re
 
 import pytest
 import torch
@@ -185,6 +186,55 @@ def test_tied_head_of_a_real_model_is_refused_when_asked_for():
     """S12: GPT-2 ties lm_head to wte."""
     with pytest.raises(ValueError, match=r"'lm_head' is shared with 'transformer.wte.weight'"):
         smet.sparsify_(gpt2(), include="lm_head", skip=())
+
+
+def t5():
+    config = transformers.T5Config(
+        vocab_size=VOCAB,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+    )
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def test_a_model_that_reads_weights_is_told_which_layer_to_skip():
+    """T5's feed-forward looks at wo.weight.dtype; following the message's advice makes it train."""
+    model = t5()
+    smet.sparsify_(model, 0.3)
+    tokens = torch.arange(12).reshape(2, 6)
+    with pytest.raises(
+        AttributeError, match=r"'encoder.block.0.layer.1.DenseReluDense.wo'.*'weight'"
+    ) as told:
+        model(input_ids=tokens, labels=tokens)
+    advice = re.search(r"skip=(\(.*\))\)$", str(told.value))[1]
+    assert advice == "(*smet.SKIP, '*.wo')"
+
+    model = t5()
+    table = smet.sparsify_(model, 0.3, skip=eval(advice, {"smet": smet}))
+    assert {name.rpartition(".")[2] for name, _, _ in table.kept} == {"wo", "lm_head"}
+    opt = smet.CompactAdamW(model, lr=1e-2)
+    losses = []
+    for _ in range(5):
+        loss = model(input_ids=tokens, labels=tokens).loss
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_no_weight_on_a_layer_without_a_name():
+    layer = smet.SparseLinear(4, 4)
+    assert not hasattr(layer, "weight")
+    with pytest.raises(AttributeError, match=r"layer '' is sparse .*dense_weight\(\)"):
+        _ = layer.weight
+    with pytest.raises(AttributeError, match="has no attribute 'wieght'"):
+        _ = layer.wieght
 
 
 @pytest.mark.parametrize("density", [0, -0.25, 1.01, float("nan")])
