@@ -40,7 +40,7 @@ struct Update {
                                            kernels::ScoreOrder::magnitude, k, keep.data(), &nan});
   }
   void draw() {
-    kernels::cpu::draw_positions({old.mask.data(), old.rows, old.cols, old.rows * old.cols - old.nnz, k, 1,
+    kernels::cpu::draw_positions(executor(), {old.mask.data(), old.rows, old.cols, old.rows * old.cols - old.nnz, k, 1,
                                   kernels::DrawStream::grow, ++updates, chosen.data()});
   }
   void merge() {
@@ -93,7 +93,7 @@ void grad_topk(benchmark::State& state) {
           executor(), {layer.mask.data(), layer.rows, layer.cols, tile, grad.data(), DType::f32, layer.cols},
           topk);
     }
-    benchmark::DoNotOptimize(kernels::cpu::grad_topk_finish(topk));
+    benchmark::DoNotOptimize(kernels::cpu::grad_topk_finish(executor(), topk));
   };
   for (auto _ : state) time_fastest(stream, fastest);
   state.counters["ns/position"] = fastest / static_cast<double>(layer.rows * layer.cols) * 1e9;

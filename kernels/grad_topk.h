@@ -14,7 +14,7 @@ struct GradCandidate {
   std::int64_t position;
 };
 
-// The running top k. At most 2k + 65,536 candidates are held; every tile is filtered against the k-th best so
+// The running top k. At most 2k + 65,536 candidates are held, each twice while they are thinned; every tile is filtered against the k-th best so
 // far, so the result does not depend on the tiling. NaN gradients order last (never grown before a number).
 struct GradTopk {
   std::int64_t k = 0;
@@ -38,7 +38,7 @@ std::vector<std::int64_t> grad_topk_finish(GradTopk& state);
 }  // namespace reference
 namespace cpu {
 Status grad_topk_tile(const Executor& executor, const GradTopkTileArgs& args, GradTopk& state);
-std::vector<std::int64_t> grad_topk_finish(GradTopk& state);
+std::vector<std::int64_t> grad_topk_finish(const Executor& executor, GradTopk& state);
 }  // namespace cpu
 
 }  // namespace smet::kernels

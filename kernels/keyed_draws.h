@@ -35,7 +35,8 @@ namespace reference {
 Status draw_positions(const DrawPositionsArgs& args);
 }
 namespace cpu {
-Status draw_positions(const DrawPositionsArgs& args);
+// At most 1.1 MB of scratch. Out of memory: `chosen` is in an undefined state.
+Status draw_positions(const Executor& executor, const DrawPositionsArgs& args);
 }
 
 }  // namespace smet::kernels

@@ -27,21 +27,14 @@ Status expand(const Executor& executor, const ExpandArgs& args) {
   Conversion conversion{};
   if (!find_conversion(args.values_dtype, args.dense_dtype, conversion)) return Status::unsupported_dtype;
   const auto run = kernels->expand->run[static_cast<int>(conversion)];
-  const Pattern& pattern = args.pattern;
-  const TileChunks chunks(args.tile);
   const std::int64_t dense_bytes = element_size(args.dense_dtype);
-  for_chunks(executor, chunks.count(), [&](std::int64_t chunk) {
-    const Tile tile = chunks[chunk];
-    for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
-      const std::int64_t at =
-          (row - args.tile.row_begin) * args.stride + (tile.col_begin - args.tile.col_begin);
-      run({.words = pattern.mask + row * words_per_row(pattern.cols) + tile.col_begin / kWordColumns,
-           .cols = tile.col_end - tile.col_begin,
-           .values = args.values,
-           .index = packed_index(pattern, row, tile.col_begin),
-           .nnz = pattern.nnz,
-           .dense = static_cast<char*>(args.dense) + at * dense_bytes});
-    }
+  TileChunks(args.tile).for_rows(executor, args.pattern, args.stride, [&](const RowPart& row) {
+    run({.words = row.words,
+         .cols = row.cols,
+         .values = args.values,
+         .index = row.index,
+         .nnz = args.pattern.nnz,
+         .dense = static_cast<char*>(args.dense) + row.at * dense_bytes});
   });
   return Status::ok;
 }

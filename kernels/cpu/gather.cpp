@@ -44,20 +44,13 @@ Status gather(const Executor& executor, const GatherArgs& args) {
   GatherMode mode{};
   if (!find_mode(args, mode)) return Status::unsupported_dtype;
   const auto run = kernels->gather->run[static_cast<int>(mode)];
-  const Pattern& pattern = args.pattern;
-  const TileChunks chunks(args.tile);
   const std::int64_t dense_bytes = element_size(args.dense_dtype);
-  for_chunks(executor, chunks.count(), [&](std::int64_t chunk) {
-    const Tile tile = chunks[chunk];
-    for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
-      const std::int64_t at =
-          (row - args.tile.row_begin) * args.stride + (tile.col_begin - args.tile.col_begin);
-      run({.words = pattern.mask + row * words_per_row(pattern.cols) + tile.col_begin / kWordColumns,
-           .cols = tile.col_end - tile.col_begin,
-           .dense = static_cast<const char*>(args.dense) + at * dense_bytes,
-           .out = args.out,
-           .index = packed_index(pattern, row, tile.col_begin)});
-    }
+  TileChunks(args.tile).for_rows(executor, args.pattern, args.stride, [&](const RowPart& row) {
+    run({.words = row.words,
+         .cols = row.cols,
+         .dense = static_cast<const char*>(args.dense) + row.at * dense_bytes,
+         .out = args.out,
+         .index = row.index});
   });
   return Status::ok;
 }

@@ -6,8 +6,10 @@
 #include <bit>
 #include <cmath>
 #include <new>
+#include <utility>
 
 #include "kernels/cpu/chunks.h"
+#include "kernels/cpu/distribute.h"
 #include "kernels/cpu/isa_kernels.h"
 
 namespace smet::kernels::cpu {
@@ -16,20 +18,58 @@ namespace {
 constexpr std::int64_t kSlack = 65536;       // candidates held beyond 2 k (grad_topk.h)
 constexpr std::int64_t kBatchWords = 32768;  // mask words scanned at once
 constexpr std::int64_t kParts = 64;          // of a batch, run in parallel
+constexpr std::size_t kWorthwhile = 16384;   // fewer candidates are not worth waking threads for
 static_assert(kBatchWords / kParts * kWordColumns <= kSlack, "a part's candidates fit after keep_best");
 
 bool grown_before(const GradCandidate& a, const GradCandidate& b) {
   return a.key != b.key ? a.key > b.key : a.position < b.position;
 }
 
+// Smallest and largest key of the candidates; there are some.
+std::pair<std::uint64_t, std::uint64_t> key_range(const Executor& executor,
+                                                  const std::vector<GradCandidate>& candidates) {
+  const auto n = static_cast<std::int64_t>(candidates.size());
+  std::array<std::pair<std::uint64_t, std::uint64_t>, kParts> ranges;
+  for_chunks(executor, kParts, [&](std::int64_t part) {
+    std::pair<std::uint64_t, std::uint64_t> range{candidates.front().key, candidates.front().key};
+    for (std::int64_t i = n * part / kParts; i < n * (part + 1) / kParts; ++i) {
+      const std::uint64_t key = candidates[static_cast<std::size_t>(i)].key;
+      range = {std::min(range.first, key), std::max(range.second, key)};
+    }
+    ranges[static_cast<std::size_t>(part)] = range;
+  });
+  std::pair<std::uint64_t, std::uint64_t> all = ranges[0];
+  for (const auto& [low, high] : ranges) all = {std::min(all.first, low), std::max(all.second, high)};
+  return all;
+}
+
+// Orders the candidates by bins of falling keys; returns where every bin begins, then how many there are.
+std::vector<std::int64_t> sort_into_bins(const Executor& executor, std::vector<GradCandidate>& candidates) {
+  constexpr int kBinBits = 10;
+  const auto [low, high] = key_range(executor, candidates);
+  const int shift = std::max(0, static_cast<int>(std::bit_width(high - low)) - kBinBits);
+  const auto candidate = [&](std::int64_t i) { return candidates[static_cast<std::size_t>(i)]; };
+  std::vector<GradCandidate> sorted(candidates.size());
+  std::vector<std::int64_t> first = distribute(
+      executor, static_cast<std::int64_t>(candidates.size()), std::size_t{1} << kBinBits,
+      [&, top = high](std::int64_t i) { return static_cast<std::size_t>((top - candidate(i).key) >> shift); },
+      [&](std::int64_t i, std::int64_t at) { sorted[static_cast<std::size_t>(at)] = candidate(i); });
+  candidates.swap(sorted);
+  return first;
+}
+
 // Drops all but the best k and raises the threshold to the k-th.
-void keep_best(GradTopk& state) {
+void keep_best(const Executor& executor, GradTopk& state) {
   const auto k = static_cast<std::size_t>(state.k);
-  if (k == 0 || state.candidates.size() < k) return;
-  const auto kth = state.candidates.begin() + (state.k - 1);
-  std::nth_element(state.candidates.begin(), kth, state.candidates.end(), grown_before);
+  std::vector<GradCandidate>& candidates = state.candidates;
+  if (k == 0 || candidates.size() < k) return;
+  std::vector<std::int64_t> first = {0, static_cast<std::int64_t>(candidates.size())};
+  if (candidates.size() >= kWorthwhile) first = sort_into_bins(executor, candidates);
+  const auto bin_end = std::lower_bound(first.begin(), first.end(), state.k);  // of the bin with the k-th
+  const auto kth = candidates.begin() + (state.k - 1);
+  std::nth_element(candidates.begin() + *(bin_end - 1), kth, candidates.begin() + *bin_end, grown_before);
   state.threshold = kth->key;
-  state.candidates.resize(k);
+  candidates.resize(k);
 }
 
 std::uint64_t magnitude_key(const void* grad, DType dtype, std::int64_t i) {
@@ -68,7 +108,7 @@ class TileScan {
     });
     for (std::size_t part = 1; part < first.size(); ++part) first[part] += first[part - 1];
     if (first.back() > 2 * state.k + kSlack) {
-      add_part_by_part(state);
+      add_part_by_part(executor, state);
     } else if (first.back() > first.front()) {
       state.candidates.resize(static_cast<std::size_t>(first.back()));
       for_chunks(executor, kParts, [&](std::int64_t part) {
@@ -120,9 +160,9 @@ class TileScan {
   }
 
   // Where all hits together would pass the limit: dropping what falls behind after every part.
-  void add_part_by_part(GradTopk& state) {
+  void add_part_by_part(const Executor& executor, GradTopk& state) {
     for (std::int64_t part = 0; part < kParts; ++part) {
-      if (static_cast<std::int64_t>(state.candidates.size()) > 2 * state.k) keep_best(state);
+      if (static_cast<std::int64_t>(state.candidates.size()) > 2 * state.k) keep_best(executor, state);
       for (std::int64_t s = segment(part); s < segment(part + 1); ++s) {
         for_hits(s, [&](const GradCandidate& candidate) {
           if (candidate.key >= state.threshold) state.candidates.push_back(candidate);
@@ -154,14 +194,27 @@ Status grad_topk_tile(const Executor& executor, const GradTopkTileArgs& args, Gr
   return Status::out_of_memory;
 }
 
-std::vector<std::int64_t> grad_topk_finish(GradTopk& state) {
-  keep_best(state);
-  std::vector<std::int64_t> positions;
-  positions.reserve(state.candidates.size());
-  for (const GradCandidate& candidate : state.candidates) positions.push_back(candidate.position);
-  std::sort(positions.begin(), positions.end());
-  state.candidates.clear();
+// Positions go to bands, and every band is sorted by one thread.
+std::vector<std::int64_t> grad_topk_finish(const Executor& executor, GradTopk& state) {
+  constexpr int kBandBits = 8;
+  constexpr std::int64_t kBands = std::int64_t{1} << kBandBits;
+  keep_best(executor, state);
+  const std::vector<GradCandidate> found = std::exchange(state.candidates, {});
   state.threshold = 0;
+  std::int64_t last = 0;
+  for (const GradCandidate& candidate : found) last = std::max(last, candidate.position);
+  const auto last_bits = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(last)));
+  const int shift = std::max(0, last_bits - kBandBits);
+  const auto position = [&](std::int64_t i) { return found[static_cast<std::size_t>(i)].position; };
+  std::vector<std::int64_t> positions(found.size());
+  const std::vector<std::int64_t> first = distribute(
+      executor, static_cast<std::int64_t>(found.size()), kBands,
+      [&](std::int64_t i) { return static_cast<std::size_t>(position(i) >> shift); },
+      [&](std::int64_t i, std::int64_t at) { positions[static_cast<std::size_t>(at)] = position(i); });
+  for_chunks(executor, kBands, [&](std::int64_t band) {
+    const auto b = static_cast<std::size_t>(band);
+    std::sort(positions.begin() + first[b], positions.begin() + first[b + 1]);
+  });
   return positions;
 }
 

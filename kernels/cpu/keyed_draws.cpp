@@ -3,72 +3,125 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <new>
+#include <numeric>
+#include <vector>
 
+#include "kernels/cpu/distribute.h"
 #include "kernels/cpu/isa_kernels.h"
 
 namespace smet::kernels::cpu {
 namespace {
 
-constexpr std::int64_t kBatch = 256;  // draws made at a time
+constexpr std::int64_t kFew = 256;           // draws that one thread makes at a time
+constexpr std::int64_t kMany = 65536;        // draws that all threads together make at a time
+constexpr std::int64_t kWorthwhile = 8192;   // fewer are not worth waking threads for
+constexpr std::int64_t kBands = 32;          // of the bitmap; a band's bits are set by one thread
+constexpr std::int64_t kAhead = 16;          // bits to prefetch: they are scattered over the bitmap
 
-// The mask word and bit of a draw's position.
-class Places {
+// The bit of the bitmap that a draw names.
+class BitOf {
  public:
-  Places(std::int64_t rows, std::int64_t cols)
+  BitOf(std::int64_t rows, std::int64_t cols)
       : positions_(static_cast<std::uint64_t>(rows * cols)),
         cols_(static_cast<std::uint64_t>(cols)),
-        words_(static_cast<std::uint64_t>(words_per_row(cols))) {}
+        padding_(static_cast<std::uint64_t>(words_per_row(cols) * kWordColumns - cols)) {}
 
-  struct Place {
-    std::uint64_t word;
-    unsigned bit;
-  };
-  Place operator()(std::uint64_t draw) const {
+  std::uint64_t operator()(std::uint64_t draw) const {
     __extension__ using uint128 = unsigned __int128;
     const auto position = static_cast<std::uint64_t>((static_cast<uint128>(draw) * positions_) >> 64);
-    if (cols_ == words_ * kWordColumns)
-      return {position / kWordColumns, static_cast<unsigned>(position % kWordColumns)};
-    const std::uint64_t col = position % cols_;
-    return {position / cols_ * words_ + col / kWordColumns, static_cast<unsigned>(col % kWordColumns)};
+    return padding_ == 0 ? position : position + position / cols_ * padding_;
   }
 
  private:
-  std::uint64_t positions_, cols_, words_;
+  std::uint64_t positions_, cols_, padding_;
 };
 
 // Adds to `taken`, a bitmap of positions that do not count, the first `wanted` drawn positions that are not
-// in it. A draw finds at most one, so a batch no longer than what is missing never goes too far.
-void draw_bits(const DrawPositionsArgs& args, const IsaKernels& kernels, std::int64_t wanted,
-               std::uint32_t* taken) {
-  const Places places(args.rows, args.cols);
-  std::array<std::uint64_t, kBatch> draws;
-  std::array<Places::Place, kBatch> batch;
-  std::uint64_t j = 0;
-  while (wanted > 0) {
-    const auto skip = static_cast<std::size_t>(j % 2);
-    const std::size_t end = skip + static_cast<std::size_t>(std::min(wanted, kBatch - 2));
-    kernels.mask->draws({.key = args.key,
-                         .stream = static_cast<std::uint32_t>(args.stream),
-                         .update = args.update,
-                         .half = j / 2,
-                         .count = static_cast<std::int64_t>(end + 1) / 2,
-                         .draws = draws.data()});
-    for (std::size_t i = skip; i < end; ++i) {
-      batch[i] = places(draws[i]);
-      __builtin_prefetch(taken + batch[i].word, 1);  // scattered over the mask: wait for all at once
-    }
-    for (std::size_t i = skip; i < end; ++i) {
-      const std::uint32_t is_new = ~(taken[batch[i].word] >> batch[i].bit) & 1U;
-      taken[batch[i].word] |= is_new << batch[i].bit;
-      wanted -= is_new;
-    }
-    j += end - skip;
+// in it. A draw finds at most one, so a batch no longer than what is missing never goes too far; which of its
+// draws finds a position twice drawn does not matter, so the order within a batch is free.
+class Drawing {
+ public:
+  Drawing(const DrawPositionsArgs& args, const IsaKernels& kernels, std::uint32_t* taken)
+      : args_(args), kernels_(*kernels.mask), bit_of_(args.rows, args.cols), taken_(taken) {
+    const auto words = static_cast<std::uint64_t>(args.rows * words_per_row(args.cols));
+    while ((words >> word_shift_) >= kBands) ++word_shift_;
   }
-}
+
+  void run(const Executor& executor, std::int64_t wanted) {
+    while (wanted >= kWorthwhile) wanted -= draw_many(executor, std::min(wanted, kMany) / 2);
+    while (wanted > 0) wanted -= draw_few(std::min(wanted, kFew - 2));
+  }
+
+ private:
+  // Bits of the draws of pairs [half, half + count).
+  void draw(std::uint64_t half, std::int64_t count, std::uint64_t* bits) const {
+    kernels_.draws({.key = args_.key,
+                    .stream = static_cast<std::uint32_t>(args_.stream),
+                    .update = args_.update,
+                    .half = half,
+                    .count = count,
+                    .draws = bits});
+    for (std::int64_t i = 0; i < 2 * count; ++i) bits[i] = bit_of_(bits[i]);
+  }
+
+  // Sets the bits; returns how many were not set before.
+  std::int64_t take(const std::uint64_t* bits, std::int64_t count) const {
+    std::int64_t found = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      __builtin_prefetch(taken_ + bits[std::min(i + kAhead, count - 1)] / kWordColumns, 1);
+      std::uint32_t& word = taken_[bits[i] / kWordColumns];
+      const std::uint32_t is_new = ~(word >> bits[i] % kWordColumns) & 1U;
+      word |= is_new << bits[i] % kWordColumns;
+      found += is_new;
+    }
+    return found;
+  }
+
+  std::int64_t draw_few(std::int64_t count) {
+    std::array<std::uint64_t, kFew> bits;
+    const auto skip = static_cast<std::int64_t>(drawn_ % 2);
+    draw(drawn_ / 2, (skip + count + 1) / 2, bits.data());
+    drawn_ += static_cast<std::uint64_t>(count);
+    return take(bits.data() + skip, count);
+  }
+
+  // Threads draw slices of the batch, then set the bits of bands of the bitmap: no word has two writers.
+  std::int64_t draw_many(const Executor& executor, std::int64_t pairs) {
+    constexpr std::int64_t kSlices = 32;
+    bits_.resize(static_cast<std::size_t>(2 * pairs));
+    by_band_.resize(bits_.size());
+    for_chunks(executor, kSlices, [&](std::int64_t slice) {
+      const std::int64_t begin = pairs * slice / kSlices;
+      draw(drawn_ / 2 + static_cast<std::uint64_t>(begin), pairs * (slice + 1) / kSlices - begin,
+           bits_.data() + 2 * begin);
+    });
+    drawn_ += bits_.size();
+    const auto bit = [&](std::int64_t i) { return bits_[static_cast<std::size_t>(i)]; };
+    const std::vector<std::int64_t> first = distribute(
+        executor, 2 * pairs, kBands, [&](std::int64_t i) { return bit(i) / kWordColumns >> word_shift_; },
+        [&](std::int64_t i, std::int64_t at) { by_band_[static_cast<std::size_t>(at)] = bit(i); });
+    std::array<std::int64_t, kBands> found;
+    for_chunks(executor, kBands, [&](std::int64_t band) {
+      const auto b = static_cast<std::size_t>(band);
+      found[b] = take(by_band_.data() + first[b], first[b + 1] - first[b]);
+    });
+    return std::accumulate(found.begin(), found.end(), std::int64_t{0});
+  }
+
+  const DrawPositionsArgs& args_;
+  const MaskKernels& kernels_;
+  BitOf bit_of_;
+  std::uint32_t* taken_;
+  int word_shift_ = 0;       // a word's band is its number shifted right
+  std::uint64_t drawn_ = 0;  // even until few are missing
+  std::vector<std::uint64_t> bits_, by_band_;
+};
 
 }  // namespace
 
-Status draw_positions(const DrawPositionsArgs& args) {
+Status draw_positions(const Executor& executor, const DrawPositionsArgs& args) try {
   const IsaKernels* kernels = isa_kernels();
   if (kernels == nullptr) return Status::unsupported_isa;
   const std::int64_t words = args.rows * words_per_row(args.cols);
@@ -78,8 +131,9 @@ Status draw_positions(const DrawPositionsArgs& args) {
     return Status::invalid_argument;
   }
   const bool draw_left_out = args.k > args.inactive / 2;
+  Drawing drawing(args, *kernels, args.chosen);
   std::copy_n(args.mask, words, args.chosen);
-  draw_bits(args, *kernels, draw_left_out ? args.inactive - args.k : args.k, args.chosen);
+  drawing.run(executor, draw_left_out ? args.inactive - args.k : args.k);
 
   // Of the mask and the drawn positions together, keep the drawn ones; or take all that is in neither.
   const std::int64_t words_in_row = words_per_row(args.cols);
@@ -92,6 +146,8 @@ Status draw_positions(const DrawPositionsArgs& args) {
     args.chosen[word] &= last_word;
   }
   return Status::ok;
+} catch (const std::bad_alloc&) {
+  return Status::out_of_memory;
 }
 
 }  // namespace smet::kernels::cpu

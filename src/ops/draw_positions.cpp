@@ -38,7 +38,7 @@ at::Tensor draw_positions(const at::Tensor& mask, int64_t cols, int64_t k, int64
   TORCH_CHECK_VALUE(k >= 0 && k <= inactive, "smet::draw_positions: k is ", k, "; the mask has ", inactive,
                     " inactive positions");
   at::Tensor chosen = at::empty_like(mask);
-  check_status(kernels::cpu::draw_positions(
+  check_status(kernels::cpu::draw_positions(executor(),
                    {.mask = words,
                     .rows = mask.size(0),
                     .cols = cols,

@@ -67,7 +67,7 @@ void grad_topk_(at::Tensor& positions, const at::Tensor& grad_output, const at::
                                               state),
                  "grad_topk_");
   });
-  auto found = kernels::cpu::grad_topk_finish(state);
+  auto found = kernels::cpu::grad_topk_finish(executor(), state);
   positions.copy_(at::from_blob(found.data(), {k}, at::TensorOptions().dtype(at::kLong)));
 }
 

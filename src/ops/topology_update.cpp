@@ -93,7 +93,7 @@ void grow_drawn(const kernels::Pattern& old, int64_t k, int64_t key, int64_t upd
                                         .stream = kernels::DrawStream::grow,
                                         .update = static_cast<uint32_t>(update),
                                         .chosen = mask_words(chosen)};
-  check_status(kernels::cpu::draw_positions(args), "topology_plan");
+  check_status(kernels::cpu::draw_positions(executor(), args), "topology_plan");
   const auto* grown = const_mask_words(chosen);
   auto* words = mask_words(new_mask);
   for (int64_t word = 0; word < new_mask.numel(); ++word) words[word] |= grown[word];

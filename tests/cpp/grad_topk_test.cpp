@@ -33,7 +33,11 @@ std::vector<std::int64_t> first_k(std::vector<std::int64_t> positions, std::int6
 }
 
 using TileKernel = Status (*)(const Executor&, const GradTopkTileArgs&, GradTopk&);
-using FinishKernel = std::vector<std::int64_t> (*)(GradTopk&);
+using FinishKernel = std::vector<std::int64_t> (*)(const Executor&, GradTopk&);
+
+std::vector<std::int64_t> finish_reference(const Executor& /*executor*/, GradTopk& state) {
+  return kernels::reference::grad_topk_finish(state);
+}
 
 // Streams the layer in tiles of `rows` x `cols`, bottom-up when `backwards`; tiles are copied to memory of
 // their own, rows `gap` apart.
@@ -64,7 +68,7 @@ std::vector<std::int64_t> stream(TileKernel kernel, FinishKernel finish, const E
         Status::ok);
     EXPECT_LE(state.candidates.size(), static_cast<std::size_t>(2 * k + 65536));
   }
-  return finish(state);
+  return finish(executor, state);
 }
 
 // The k largest, whatever the tiling, its order, the threads and the instruction set; ties, infinities, NaN.
@@ -81,7 +85,7 @@ TEST(GradTopk, EqualsSort) {
         for (const std::int64_t k : {std::int64_t{1}, topology.nnz / 5, inactive + 3}) {
           SCOPED_TRACE(std::string(name(dtype)) + " k " + std::to_string(k) + (awkward ? " awkward" : ""));
           const std::vector<std::int64_t> want = first_k(order, k);
-          EXPECT_EQ(stream(kernels::reference::grad_topk_tile, kernels::reference::grad_topk_finish, serial(),
+          EXPECT_EQ(stream(kernels::reference::grad_topk_tile, finish_reference, serial(),
                            topology, grad, dtype, k, 7, 1024, false),
                     want);
           for_each_variant([&](const Executor& executor) {
@@ -96,6 +100,30 @@ TEST(GradTopk, EqualsSort) {
       }
     }
   });
+}
+
+// Enough candidates for all threads: distinct keys, few keys with many ties, one key, and keys of NaN alone.
+TEST(GradTopk, ManyCandidatesEqualSort) {
+  const Topology topology = make_topology({"large", 150, 1200, .2});
+  const std::int64_t positions = 150 * 1200;
+  for (const int distinct : {0, 5, 1}) {
+    Bytes grad = normal_numbers(DType::f32, positions, 43, 1e-3);
+    for (std::int64_t i = 0; distinct > 0 && i < positions; ++i) {
+      store(grad, DType::f32, i, static_cast<double>(i % distinct));
+    }
+    if (distinct == 1) {
+      for (std::int64_t i = 0; i < positions; ++i) store(grad, DType::f32, i, std::nan(""));
+    }
+    const std::vector<std::int64_t> order = growth_order(topology, grad, DType::f32);
+    for (const std::int64_t k : {10, 20000, 70000}) {
+      SCOPED_TRACE("distinct " + std::to_string(distinct) + " k " + std::to_string(k));
+      for_each_variant([&](const Executor& executor) {
+        ASSERT_EQ(stream(kernels::cpu::grad_topk_tile, kernels::cpu::grad_topk_finish, executor, topology,
+                         grad, DType::f32, k, 40, 2048, false),
+                  first_k(order, k));
+      });
+    }
+  }
 }
 
 // Rising gradients make every position a candidate when it passes: the most that is ever held and dropped.
@@ -118,7 +146,7 @@ TEST(GradTopk, NothingWantedAndOtherDtypes) {
   GradTopk state;
   const GradTopkTileArgs args = {topology.mask.data(), 3, 50, {0, 3, 0, 50}, grad.data(), DType::f32, 50};
   ASSERT_EQ(kernels::cpu::grad_topk_tile(serial(), args, state), Status::ok);
-  EXPECT_TRUE(kernels::cpu::grad_topk_finish(state).empty());
+  EXPECT_TRUE(kernels::cpu::grad_topk_finish(serial(), state).empty());
   for (const DType dtype : {DType::bf16, DType::f16}) {
     GradTopkTileArgs other = args;
     other.grad_dtype = dtype;

@@ -45,14 +45,32 @@ TEST(DrawPositions, EqualsReference) {
       ASSERT_EQ(kernels::reference::draw_positions(arguments(topology, k, 3, want.data())), Status::ok);
       EXPECT_EQ(count_bits(want), k);
       for (std::int64_t w = 0; w < want.size(); ++w) ASSERT_EQ(want[w] & topology.mask[w], 0U);
-      for_each_variant([&](const Executor&) {
+      for_each_variant([&](const Executor& executor) {
         Buffer<std::uint32_t> got(topology.mask.size());
         std::fill(got.begin(), got.end(), ~0U);
-        ASSERT_EQ(kernels::cpu::draw_positions(arguments(topology, k, 3, got.data())), Status::ok);
+        ASSERT_EQ(kernels::cpu::draw_positions(executor, arguments(topology, k, 3, got.data())), Status::ok);
         EXPECT_TRUE(same_bytes(got, want));
       });
     }
   });
+}
+
+// Enough draws for all threads, over several batches; rows end within a word.
+TEST(DrawPositions, ManyDrawsEqualReference) {
+  for (const auto& [cols, density] : {std::pair{std::int64_t{2999}, .1}, {std::int64_t{3008}, .6}}) {
+    const Topology topology = make_topology({"large", 150, cols, density});
+    const std::int64_t inactive = 150 * cols - topology.nnz;
+    for (const std::int64_t k : {std::int64_t{8192}, inactive / 3, inactive / 2, inactive - inactive / 3}) {
+      SCOPED_TRACE("k = " + std::to_string(k) + " of " + std::to_string(inactive));
+      Buffer<std::uint32_t> want(topology.mask.size());
+      Buffer<std::uint32_t> got(topology.mask.size());
+      ASSERT_EQ(kernels::reference::draw_positions(arguments(topology, k, 5, want.data())), Status::ok);
+      for_each_variant([&](const Executor& executor) {
+        ASSERT_EQ(kernels::cpu::draw_positions(executor, arguments(topology, k, 5, got.data())), Status::ok);
+        EXPECT_TRUE(same_bytes(got, want));
+      });
+    }
+  }
 }
 
 // A count that is not the mask's, or a k that cannot be met, would never end: refused, nothing written.
@@ -67,7 +85,7 @@ TEST(DrawPositions, WrongCountsAreRefused) {
                                  {std::int64_t{1}, inactive - 1}}) {
     DrawPositionsArgs args = arguments(topology, k, 0, chosen.data());
     args.inactive = count;
-    EXPECT_EQ(kernels::cpu::draw_positions(args), Status::invalid_argument);
+    EXPECT_EQ(kernels::cpu::draw_positions(serial(), args), Status::invalid_argument);
     EXPECT_EQ(kernels::reference::draw_positions(args), Status::invalid_argument);
     EXPECT_TRUE(same_bytes(chosen, before));
   }
@@ -97,7 +115,7 @@ TEST(DrawPositions, T15UniformOverPositions) {
     std::map<std::uint32_t, int> counts;
     Buffer<std::uint32_t> chosen(topology.mask.size());
     for (std::uint32_t update = 0; update < kUpdates; ++update) {
-      ASSERT_EQ(kernels::cpu::draw_positions(arguments(topology, k, update, chosen.data())), Status::ok);
+      ASSERT_EQ(kernels::cpu::draw_positions(serial(), arguments(topology, k, update, chosen.data())), Status::ok);
       for (std::int64_t w = 0; w < chosen.size(); ++w) {
         for (std::uint32_t bits = chosen[w]; bits != 0; bits &= bits - 1) {
           ++counts[static_cast<std::uint32_t>(32 * w + std::countr_zero(bits))];
@@ -122,7 +140,7 @@ TEST(DrawPositions, T15UniformOverSubsets) {
     std::map<std::uint32_t, int> counts;
     for (std::uint32_t update = 0; update < kUpdates; ++update) {
       Buffer<std::uint32_t> chosen(2);
-      ASSERT_EQ(kernels::cpu::draw_positions(arguments(topology, k, update, chosen.data())), Status::ok);
+      ASSERT_EQ(kernels::cpu::draw_positions(serial(), arguments(topology, k, update, chosen.data())), Status::ok);
       ++counts[chosen[0] | chosen[1] << 4];
     }
     EXPECT_EQ(counts.size(), 10U);
