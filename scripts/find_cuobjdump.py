@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Print the path of the cuobjdump that torch's own dependency triton brings; exit code 1 where there is none."""
+"""Print the path of the cuobjdump that torch's dependency triton brings; exit code 1 where there is none."""
 
 import importlib.util
 import sys

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Read what `ptxas -v` said into one table: registers, spilled bytes and shared memory of every kernel.
 
-Usage: ptxas_table.py STEM.sm_XX.log ... Exit code 1 if a kernel spills or needs more registers than its limit.
+Usage: ptxas_table.py STEM.sm_XX.log ... Exit code 1 if a kernel spills or exceeds its registers.
 """
 
 import re
@@ -53,7 +53,7 @@ def demangle(symbols: list[str]) -> dict[str, str]:
 
 
 def shorten(name: str) -> str:
-    """`void smet::kernels::cuda::expand_kernel<smet::kernels::cuda::F32, 4>(...)` -> `expand_kernel<F32, 4>`."""
+    """`void smet::kernels::cuda::expand_kernel<smet::kernels::cuda::F32, 4>(...)`: `expand_kernel<F32, 4>`."""
     name = name.replace("(anonymous namespace)::", "").removeprefix("void ")
     name = re.sub(r"\((?:[\w:]+)\)(?=\d)", "", name)  # the type of an enumerator or integer argument
     return re.sub(r"\b\w+::", "", name).split("(")[0]
@@ -83,7 +83,8 @@ def main(paths: list[str]) -> int:
     for kernel in kernels:
         rows.setdefault((kernel.file, kernel.symbol), {})[kernel.architecture] = kernel
     width = max(len(name) for name in names.values())
-    print(f"{'registers per thread':{width}}" + "".join(f"  sm_{a:<4}" for a in architectures) + "  spills  shared")
+    columns = "".join(f"  {f'sm_{a}':>7}" for a in architectures)
+    print(f"{'registers per thread':{width}}{columns}  spills  shared")
     for (_, symbol), row in rows.items():
         registers = "".join(f"  {row[a].registers if a in row else '-':>7}" for a in architectures)
         spilled = max(kernel.spilled for kernel in row.values())
