@@ -53,7 +53,7 @@ def demangle(symbols: list[str]) -> dict[str, str]:
 
 
 def shorten(name: str) -> str:
-    """`void smet::kernels::cuda::expand_kernel<smet::kernels::cuda::F32, 4>(...)`: `expand_kernel<F32, 4>`."""
+    """Return what is left without return type, namespaces and parameters: `expand_kernel<F32, 4>`."""
     name = name.replace("(anonymous namespace)::", "").removeprefix("void ")
     name = re.sub(r"\((?:[\w:]+)\)(?=\d)", "", name)  # the type of an enumerator or integer argument
     return re.sub(r"\b\w+::", "", name).split("(")[0]
