@@ -67,5 +67,20 @@ namespace cpu {
 Status adamw_step(const Executor& executor, const AdamWStepArgs& args);
 std::int64_t first_nonfinite(const Executor& executor, const Buffer* buffers, std::int64_t count);
 }  // namespace cpu
+namespace cuda {
+
+// What a GradScaler decides on the device; each pointer may be null.
+struct StepControl {
+  const float* found_inf;   // not 0: nothing is written
+  const float* grad_scale;  // every gradient is divided by it, in the compute type, before anything else
+};
+
+// The tensors' descriptions are read on the host, before this returns; their `cohorts` are in device memory.
+Status adamw_step(Stream stream, const AdamWStepArgs& args, const StepControl& control);
+
+// *first = what the others return.
+Status first_nonfinite(Stream stream, const Buffer* buffers, std::int64_t count, std::int64_t* first);
+
+}  // namespace cuda
 
 }  // namespace smet::kernels

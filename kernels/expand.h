@@ -31,5 +31,8 @@ Status expand(const Executor& executor, const ExpandArgs& args);
 namespace cpu {
 Status expand(const Executor& executor, const ExpandArgs& args);
 }
+namespace cuda {
+Status expand(Stream stream, const ExpandArgs& args);
+}
 
 }  // namespace smet::kernels

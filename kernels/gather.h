@@ -27,5 +27,8 @@ Status gather(const Executor& executor, const GatherArgs& args);
 namespace cpu {
 Status gather(const Executor& executor, const GatherArgs& args);
 }
+namespace cuda {
+Status gather(Stream stream, const GatherArgs& args);
+}
 
 }  // namespace smet::kernels

@@ -1,38 +1,35 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // bfloat16 and float16 as bits. Everything here is `static`: the header is compiled into one object per
-// instruction set, and an ordinary inline function would let the linker keep the AVX copy for everybody.
+// instruction set, and an ordinary inline function would let the linker keep the AVX copy for everybody; and
+// constexpr, which lets CUDA kernels call it too.
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 namespace smet::kernels {
 
-static inline std::uint32_t float_bits(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
+// The builtin and not std::bit_cast: that one is an inline function like any other.
+static constexpr std::uint32_t float_bits(float x) {
+  return __builtin_bit_cast(std::uint32_t, x);
 }
 
-static inline float bits_float(std::uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
+static constexpr float bits_float(std::uint32_t bits) {
+  return __builtin_bit_cast(float, bits);
 }
 
-static inline float bf16_to_f32(std::uint16_t x) {
+static constexpr float bf16_to_f32(std::uint16_t x) {
   return bits_float(static_cast<std::uint32_t>(x) << 16);
 }
 
 // To nearest, ties to even; a NaN stays a (quiet) NaN.
-static inline std::uint16_t f32_to_bf16(float x) {
+static constexpr std::uint16_t f32_to_bf16(float x) {
   const std::uint32_t bits = float_bits(x);
   const std::uint32_t rounded = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
   const std::uint32_t nan = (bits >> 16) | 0x40U;
   return static_cast<std::uint16_t>((bits & 0x7FFFFFFFU) > 0x7F800000U ? nan : rounded);
 }
 
-static inline float f16_to_f32(std::uint16_t x) {
+static constexpr float f16_to_f32(std::uint16_t x) {
   const std::uint32_t sign = (x & 0x8000U) << 16;
   const std::uint32_t rest = x & 0x7FFFU;
   // A subnormal half is rest * 2^-24; the product is exact. A normal one shifts its exponent bias from 15 to
@@ -43,11 +40,11 @@ static inline float f16_to_f32(std::uint16_t x) {
 }
 
 // To nearest, ties to even; beyond 65,504 + half a unit infinity; a NaN stays a (quiet) NaN.
-static inline std::uint16_t f32_to_f16(float x) {
+static constexpr std::uint16_t f32_to_f16(float x) {
   const std::uint32_t bits = float_bits(x);
   const std::uint32_t sign = (bits >> 16) & 0x8000U;
   const std::uint32_t rest = bits & 0x7FFFFFFFU;
-  std::uint32_t half;
+  std::uint32_t half = 0;
   if (rest > 0x7F800000U) {
     half = 0x7E00U | ((rest >> 13) & 0x3FFU);
   } else if (rest >= 0x477FF000U) {  // 65,520 and above

@@ -34,5 +34,15 @@ namespace cpu {
 Status mask_rank(const Executor& executor, const MaskRankArgs& args);
 std::uint64_t mask_hash(const Executor& executor, const MaskHashArgs& args);
 }  // namespace cpu
+namespace cuda {
+// *nnz is written on the device: a caller that must refuse more than 2^31 - 1 reads it there, since this
+// never returns too_many_active.
+std::int64_t mask_rank_scratch(std::int64_t rows, std::int64_t cols);
+Status mask_rank(Stream stream, const MaskRankArgs& args, void* scratch);
+std::int64_t mask_hash_scratch();
+Status mask_hash(Stream stream, const MaskHashArgs& args, std::uint64_t* hash, void* scratch);
+// *found = 1 if has_pad_bits, else 0.
+Status has_pad_bits(Stream stream, const MaskHashArgs& args, std::int32_t* found);
+}  // namespace cuda
 
 }  // namespace smet::kernels

@@ -56,5 +56,32 @@ Status select_keep(const Executor& executor, const SelectKeepArgs& args);
 Status relayout(const Executor& executor, const RelayoutArgs& args);
 Status relayout_cohort(const Executor& executor, const RelayoutCohortArgs& args);
 }  // namespace cpu
+namespace cuda {
+
+std::int64_t select_keep_scratch();
+Status select_keep(Stream stream, const SelectKeepArgs& args, void* scratch);
+
+// Everything that a layer stores per weight, moved in one pass over the masks: relayout of every array, and
+// relayout_cohort where `died` is not null.
+struct RelayoutArray {
+  const void* source;
+  void* destination;
+  std::int64_t element_bytes;
+  std::uint64_t fill;  // its low bytes
+};
+inline constexpr int kRelayoutArrays = 8;
+struct RelayoutLayerArgs {
+  Pattern old_pattern;
+  Pattern new_pattern;
+  const RelayoutArray* arrays;  // on the host; read before this returns
+  std::int64_t count;           // at most kRelayoutArrays, else invalid_argument
+  const std::uint8_t* cohort;
+  std::uint8_t* new_cohort;
+  std::uint8_t newborn;
+  std::int64_t* died;  // [256], overwritten; null: the layer has no cohort
+};
+Status relayout(Stream stream, const RelayoutLayerArgs& args);
+
+}  // namespace cuda
 
 }  // namespace smet::kernels

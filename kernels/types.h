@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <type_traits>
 
+struct CUstream_st;
+
 namespace smet::kernels {
 
 // Element type of a values, gradient or dense buffer. bf16 and fp16 are storage: arithmetic is fp32.
@@ -26,6 +28,7 @@ enum class Status : std::uint8_t {
   too_many_active,    // more than 2^31 - 1 active weights in one layer
   unsupported_isa,    // SMET_ISA asks for what this machine lacks: isa_error() of isa.h says what
   invalid_argument,   // a documented precondition does not hold; nothing was written
+  launch_failed,      // CUDA refused a launch, of this kernel or of an earlier one
 };
 
 // Columns covered by one mask word and by one entry of `rank`.
@@ -87,6 +90,16 @@ void for_units(const Executor& executor, std::int64_t units, F&& body) {
   for_chunks(executor, lane_count(executor, units), [&](std::int64_t lane) {
     for (std::int64_t unit = next++; unit < units; unit = next++) body(lane, unit);
   });
+}
+
+// What every CUDA launcher (namespace cuda) shares. It takes a stream, enqueues work on it and returns
+// without waiting, so that it may be captured into a CUDA graph. Every data pointer is of device memory,
+// results that the other back ends return by value are written there too. What it needs for itself is
+// `scratch`, device memory of at least the documented number of bytes, aligned to 16, which the caller keeps
+// until the stream has passed the work. Stated errors are found from sizes and dtypes alone, before the first
+// launch.
+namespace cuda {
+using Stream = CUstream_st*;  // cudaStream_t, without a CUDA header
 }
 
 }  // namespace smet::kernels

@@ -74,6 +74,10 @@ void check_status(kernels::Status status, const char* op) {
       TORCH_CHECK(false, "smet::", op, ": ", kernels::isa_error());
     case kernels::Status::invalid_argument:
       TORCH_CHECK_VALUE(false, "smet::", op, ": mask, rank and counts do not belong together");
+    case kernels::Status::launch_failed:
+      TORCH_CHECK(false, "smet::", op,
+                  ": CUDA refused to launch the kernel; an earlier error on this device is the usual cause. "
+                  "Run again with CUDA_LAUNCH_BLOCKING=1 to find it");
   }
 }
 

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kernels/cuda/adamw_step.cuh"
+
+namespace smet::kernels::cuda {
+namespace {
+
+template <typename Type>
+StepItem<typename Type::Compute> item_of(const AdamWTensor& tensor) {
+  using Compute = typename Type::Compute;
+  constexpr int kCount = kStepElements<Compute>;
+  using Some = Vector<typename Type::Storage, kCount>;
+  using SomeMoments = Vector<Compute, kCount>;
+  return {.param = tensor.param,
+          .grad = tensor.grad,
+          .exp_avg = tensor.exp_avg,
+          .exp_avg_sq = tensor.exp_avg_sq,
+          .cohort = tensor.cohort,
+          .cohorts = tensor.cohorts,
+          .size = tensor.size,
+          .rounding_key = tensor.rounding_key,
+          .moment_key = 0,
+          .scalars = StepScalars<Compute>::of(tensor),
+          .cohort_rows = tensor.cohort == nullptr ? 1 : static_cast<int>(tensor.cohort_rows),
+          .stochastic_rounding = tensor.stochastic_rounding,
+          .vectors = aligned_for<Some>(tensor.param) && aligned_for<Some>(tensor.grad) &&
+                     aligned_for<SomeMoments>(tensor.exp_avg) &&
+                     aligned_for<SomeMoments>(tensor.exp_avg_sq) &&
+                     aligned_for<Vector<std::uint8_t, kCount>>(tensor.cohort)};
+}
+
+// Every tensor of one dtype.
+template <typename Type>
+void step_all(Launches& launches, const AdamWStepArgs& args, DType dtype, const StepControl& control) {
+  using Item = StepItem<typename Type::Compute>;
+  constexpr std::int64_t kChunk = kStepChunk<typename Type::Compute>;
+  const auto launch = [&](const Batch<Item>& batch) {
+    launches(batch.chunks(), kStepThreads, adamw_step_kernel<Type, FullMoments<Type>>, batch, control);
+  };
+  Batches<Item, decltype(launch)> batches(launch);
+  for (std::int64_t t = 0; t < args.count; ++t) {
+    const AdamWTensor& tensor = args.tensors[t];
+    if (tensor.param_dtype != dtype) continue;
+    batches.add(item_of<Type>(tensor), (tensor.size + kChunk - 1) / kChunk);
+  }
+  batches.flush();
+}
+
+template <typename Type>
+void check_all(Launches& launches, const Buffer* buffers, std::int64_t count, DType dtype,
+               std::int64_t* first) {
+  const auto launch = [&](const Batch<FiniteItem>& batch) {
+    launches(batch.chunks(), kStepThreads, first_nonfinite_kernel<Type>, batch, first);
+  };
+  Batches<FiniteItem, decltype(launch)> batches(launch);
+  for (std::int64_t b = 0; b < count; ++b) {
+    if (buffers[b].dtype != dtype) continue;
+    batches.add({buffers[b].data, buffers[b].size, b}, (buffers[b].size + kFiniteChunk - 1) / kFiniteChunk);
+  }
+  batches.flush();
+}
+
+}  // namespace
+
+Status adamw_step(Stream stream, const AdamWStepArgs& args, const StepControl& control) {
+  for (std::int64_t t = 0; t < args.count; ++t) {
+    const AdamWTensor& tensor = args.tensors[t];
+    if (tensor.grad_dtype != tensor.param_dtype) return Status::unsupported_dtype;
+    if (tensor.cohort_rows < 1 || tensor.cohort_rows > kMaxCohorts) return Status::invalid_argument;
+  }
+  Launches launches(stream);
+  step_all<F32>(launches, args, DType::f32, control);
+  step_all<F64>(launches, args, DType::f64, control);
+  step_all<Bf16>(launches, args, DType::bf16, control);
+  step_all<F16>(launches, args, DType::f16, control);
+  return launches.status();
+}
+
+Status first_nonfinite(Stream stream, const Buffer* buffers, std::int64_t count, std::int64_t* first) {
+  Launches launches(stream);
+  launches(1, 1, none_found_kernel, first);
+  check_all<F32>(launches, buffers, count, DType::f32, first);
+  check_all<F64>(launches, buffers, count, DType::f64, first);
+  check_all<Bf16>(launches, buffers, count, DType::bf16, first);
+  check_all<F16>(launches, buffers, count, DType::f16, first);
+  return launches.status();
+}
+
+}  // namespace smet::kernels::cuda
