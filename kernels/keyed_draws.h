@@ -38,5 +38,10 @@ namespace cpu {
 // At most 1.1 MB of scratch. Out of memory: `chosen` is in an undefined state.
 Status draw_positions(const Executor& executor, const DrawPositionsArgs& args);
 }
+namespace cuda {
+// *fault = 1, and nothing is chosen, where `inactive` is not the mask's: only the device can see that.
+std::int64_t draw_positions_scratch();
+Status draw_positions(Stream stream, const DrawPositionsArgs& args, std::int32_t* fault, void* scratch);
+}  // namespace cuda
 
 }  // namespace smet::kernels

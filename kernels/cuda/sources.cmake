@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# The CUDA kernels, one list for those who compile them: nvcc, and g++ for tests/gpusim. Both must be told not to
+# contract floating-point expressions (nvcc: --fmad=false), nvcc also --expt-relaxed-constexpr.
+set(SMET_CUDA_SOURCES
+  adamw_step.cu
+  expand.cu
+  gather.cu
+  keyed_draws.cu
+  mask_rank.cu
+  topology_update.cu)
+list(TRANSFORM SMET_CUDA_SOURCES PREPEND "${CMAKE_CURRENT_LIST_DIR}/")
