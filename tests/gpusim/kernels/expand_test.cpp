@@ -52,7 +52,7 @@ void check(const Topology& topology, const Conversion& conversion, const Tile& t
 // Every dtype and tile; rows aligned for vectors or not: equal to the reference, byte for byte, gaps between
 // rows untouched.
 TEST(ExpandKernel, EqualsReference) {
-  for_each_problem([](const Problem& problem) {
+  for_each_kernel_problem([](const Problem& problem) {
     const Topology topology = make_topology(problem);
     for (const Conversion& conversion : conversions()) {
       SCOPED_TRACE(std::string(name(conversion.values)) + " to " + name(conversion.dense));

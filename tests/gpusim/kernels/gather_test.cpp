@@ -45,7 +45,7 @@ void check(const Topology& topology, const Conversion& conversion, const Tile& t
 // Every dtype and tile, overwriting and accumulating, aligned for vectors or not: equal to the reference, and
 // the elements of other tiles untouched.
 TEST(GatherKernel, EqualsReference) {
-  for_each_problem([](const Problem& problem) {
+  for_each_kernel_problem([](const Problem& problem) {
     const Topology topology = make_topology(problem);
     for (const Conversion& conversion : conversions()) {
       SCOPED_TRACE(std::string(name(conversion.dense)) + " to " + name(conversion.out));

@@ -56,7 +56,7 @@ void check(const Topology& topology, std::int64_t k, bool every_schedule) {
 
 // T9. The set of the reference, which draws one by one.
 TEST(DrawPositionsKernel, EqualsReference) {
-  for_each_problem([](const Problem& problem) {
+  for_each_kernel_problem([](const Problem& problem) {
     const Topology topology = make_topology(problem);
     const std::int64_t inactive = problem.rows * problem.cols - topology.nnz;
     for (const std::int64_t k : {std::int64_t{0}, std::int64_t{1}, inactive / 10, inactive / 2,
@@ -69,8 +69,8 @@ TEST(DrawPositionsKernel, EqualsReference) {
 
 // So many that several launches draw, and few enough hits that one block goes on for long.
 TEST(DrawPositionsKernel, ManyRoundsUnderEverySchedule) {
-  check(make_topology({"sparse", 300, 700, .25}), 70000, true);
-  check(make_topology({"nearly dense", 40, 1500, .97}), 800, true);
+  check(make_topology({"sparse", 120, 500, .25}), 20000, true);
+  check(make_topology({"nearly dense", 20, 1500, .9}), 1000, true);
 }
 
 // A count that is not the mask's would never end: reported, nothing chosen.

@@ -22,7 +22,7 @@ void check_rank(const Topology& topology) {
 }
 
 TEST(MaskRankKernel, EqualsReference) {
-  for_each_problem([](const Problem& problem) {
+  for_each_kernel_problem([](const Problem& problem) {
     const Topology topology = make_topology(problem);
     on_next_schedule([&] { check_rank(topology); });
   });
@@ -31,7 +31,7 @@ TEST(MaskRankKernel, EqualsReference) {
 }
 
 TEST(MaskHashKernel, EqualsReference) {
-  for_each_problem([](const Problem& problem) {
+  for_each_kernel_problem([](const Problem& problem) {
     const Topology topology = make_topology(problem);
     const MaskHashArgs host = {topology.mask.data(), problem.rows, problem.cols};
     const std::uint64_t want = kernels::reference::mask_hash(serial(), host);

@@ -38,7 +38,7 @@ void check_select(const Topology& topology, DType dtype, ScoreOrder order, const
 
 // Scores with ties, infinities and NaN; all equal ones; k from none to all.
 TEST(SelectKeepKernel, EqualsReference) {
-  for_each_problem([](const Problem& problem) {
+  for_each_kernel_problem([](const Problem& problem) {
     const Topology topology = make_topology(problem);
     const std::int64_t n = topology.nnz;
     for (const DType dtype : dtypes()) {
@@ -156,7 +156,7 @@ void check_relayout(const Topology& old, const Topology& next, bool every_schedu
 
 // T4, T5: survivors keep their bits, newborns are `fill`; ids move, are recycled and counted.
 TEST(RelayoutKernel, EqualsReference) {
-  for_each_problem([](const Problem& problem) {
+  for_each_kernel_problem([](const Problem& problem) {
     const Topology old = make_topology(problem);
     for (const Topology& next : successors(problem, old)) check_relayout(old, next, false);
   });
