@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# The CUDA kernels, one list for those who compile them: nvcc, and g++ for tests/gpusim. Both must be told not to
-# contract floating-point expressions (nvcc: --fmad=false), nvcc also --expt-relaxed-constexpr.
+# The CUDA kernels, one list for those who compile them: nvcc, with nvcc.options, and g++ for tests/gpusim, with
+# -ffp-contract=off.
 set(SMET_CUDA_SOURCES
   adamw_step.cu
   expand.cu
