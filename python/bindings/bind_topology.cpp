@@ -286,6 +286,8 @@ void bind_engine(py::module_& module) {
       .def("fraction_at",
            [](const TopologyEngine& engine, std::int64_t step) { return engine.options().fraction_at(step); })
       .def("state_dict", [](const TopologyEngine& engine) { return state_to_dict(engine.state()); })
+      .def("check_state_dict", [](const TopologyEngine& engine,
+                                  const py::dict& state) { engine.check_state(state_from_dict(state)); })
       .def("load_state_dict",
            [](TopologyEngine& engine, const py::dict& state) { engine.load_state(state_from_dict(state)); });
 }

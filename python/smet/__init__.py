@@ -18,6 +18,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     cmake_prefix_path: str
     from smet._plan import SKIP as SKIP
+    from smet.checkpoint import Checkpoint as Checkpoint
+    from smet.checkpoint import CheckpointError as CheckpointError
+    from smet.checkpoint import latest_checkpoint as latest_checkpoint
+    from smet.checkpoint import load_checkpoint as load_checkpoint
+    from smet.checkpoint import save_checkpoint as save_checkpoint
+    from smet.checkpoint import verify_checkpoint as verify_checkpoint
     from smet.compact_adamw import CompactAdamW as CompactAdamW
     from smet.convert import ConversionTable as ConversionTable
     from smet.convert import densify_ as densify_
@@ -31,6 +37,8 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "SKIP": "_plan",
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "checkpoint",
     "ConversionTable": "convert",
     "CompactAdamW": "compact_adamw",
     "SparseLinear": "sparse_linear",
@@ -38,10 +46,14 @@ _MODULE_OF = {
     "TopologyUpdate": "topology_scheduler",
     "densify_": "convert",
     "estimate": "memory_estimate",  # a module of the same name would take the function's place
+    "latest_checkpoint": "checkpoint",
+    "load_checkpoint": "checkpoint",
     "report": "memory_report",
+    "save_checkpoint": "checkpoint",
     "sparse_layers": "convert",
     "sparse_parameters": "convert",
     "sparsify_": "convert",
+    "verify_checkpoint": "checkpoint",
 }
 __all__ = ["__version__", "cmake_prefix_path", *sorted(_MODULE_OF)]
 

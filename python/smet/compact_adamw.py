@@ -218,6 +218,15 @@ class CompactAdamW(torch.optim.Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             result = pre_hook(self, state_dict)
             state_dict = state_dict if result is None else result
+        self.plan_load(state_dict)()
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def plan_load(self, state_dict: dict[str, Any]) -> Callable[[], None]:
+        """The two halves of load_state_dict: checks everything now and raises, and returns what then copies.
+
+        A checkpoint checks all that it restores before it changes any of it.
+        """
         saved_groups, saved_states = state_dict["param_groups"], dict(state_dict["state"])
         groups = adamw_state.load_groups(self.param_groups, saved_groups)
         plan = []
@@ -230,16 +239,18 @@ class CompactAdamW(torch.optim.Optimizer):
             raise ValueError(
                 f"loaded state dict has state of parameter {next(iter(saved_states))!r}, which is in no group"
             )
-        for param, saved, step in plan:
-            if saved and not self.state[param]:
-                self.state[param] = adamw_state.new_state(param)
-            if saved:
-                adamw_state.copy_state(saved, self.state[param], step)
-            elif self.state[param]:
-                adamw_state.reset_state(self.state[param])
-        self.__setstate__({"state": self.state, "param_groups": groups})
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
+
+        def carry_out() -> None:
+            for param, saved, step in plan:
+                if saved and not self.state[param]:
+                    self.state[param] = adamw_state.new_state(param)
+                if saved:
+                    adamw_state.copy_state(saved, self.state[param], step)
+                elif self.state[param]:
+                    adamw_state.reset_state(self.state[param])
+            self.__setstate__({"state": self.state, "param_groups": groups})
+
+        return carry_out
 
     def __getstate__(self) -> dict[str, Any]:
         values = [(param, _C.values_info(param)) for group in self.param_groups for param in group["params"]]

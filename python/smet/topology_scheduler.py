@@ -149,6 +149,10 @@ class TopologyScheduler:
         """Counters, options and what is remembered per layer: numbers, strings and tensors."""
         return self._engine.state_dict()
 
+    def check_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises what `load_state_dict` would, and changes nothing."""
+        self._engine.check_state_dict(state_dict)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken.
 

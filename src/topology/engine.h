@@ -59,7 +59,9 @@ class TopologyEngine {
   bool needs_candidates() const { return grow_.needs_candidates; }
 
   const TopologyState& state() const { return state_; }
-  // Throws ValueError naming the option or layer that differs; nothing is changed then.
+  // Throws ValueError naming the option or layer that differs.
+  void check_state(const TopologyState& state) const;
+  // As check_state; nothing is changed when that throws.
   void load_state(TopologyState state);
 
   const TopologyOptions& options() const { return options_; }

@@ -47,7 +47,7 @@ void check_record(const std::string& name, const LayerRecord& saved, const Layer
 
 }  // namespace
 
-void TopologyEngine::load_state(TopologyState state) {
+void TopologyEngine::check_state(const TopologyState& state) const {
   check_config(state, state_);
   TORCH_CHECK_VALUE(state.steps >= 0 && state.updates >= 0 && state.updates <= state.steps,
                     "smet: the saved topology state counts ", state.steps, " steps and ", state.updates,
@@ -62,6 +62,10 @@ void TopologyEngine::load_state(TopologyState state) {
     TORCH_CHECK_VALUE(state_.layers.contains(name), "smet: the saved topology state has a layer '", name,
                       "', which the model here has not");
   }
+}
+
+void TopologyEngine::load_state(TopologyState state) {
+  check_state(state);
   for (auto& [name, record] : state.layers) {
     if (record.explored.defined()) record.explored = record.explored.clone();
   }

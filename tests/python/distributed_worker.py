@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What test_distributed.py runs in each of 2 gloo processes: python distributed_worker.py RANK WORLD FOLDER.
+
+Every scenario returns what the tests look at; rank R writes FOLDER/R.pt.
+"""
+
+import datetime
+import sys
+import traceback
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel as DDP
+
+import smet
+
+INTERVAL, STEPS = 3, 10
+
+
+def build(seed=0, dtype=torch.float64, topology_seed=0, grow="random", **options):
+    """A sparse model; n of the first layer is odd."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(13, 21), nn.Tanh(), nn.Linear(21, 9), nn.Tanh(), nn.Linear(9, 5)).to(dtype)
+    smet.sparsify_(model, density=0.35, skip=("4",), seed=topology_seed)
+    opt = smet.CompactAdamW(model, lr=1e-2, **options)
+    topo = smet.TopologyScheduler(
+        model, opt, interval=INTERVAL, fraction=0.3, total_steps=STEPS, stop=1.0, grow=grow
+    )
+    return model, opt, topo
+
+
+def batch(step, part, rows, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(100 * step + part)
+    return torch.randn(rows, 13, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def train(replica, model, opt, topo, first, last, rank, world, accumulate=1, clip=None):
+    """Each step's rows are dealt out to the processes; returns the norms before clipping."""
+    norms = []
+    for step in range(first, last):
+        opt.zero_grad()
+        for part in range(accumulate):
+            x = batch(step, part, 8, next(model.parameters()).dtype)
+            mine = x.chunk(world)[rank] if world > 1 else x
+            inside = isinstance(replica, DDP) and part < accumulate - 1
+            with replica.no_sync() if inside else nullcontext():
+                (replica(mine).square().mean() / accumulate).backward()
+        if clip:
+            norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip)))
+        opt.step()
+        topo.step()
+    return norms
+
+
+def tensors(model, opt):
+    found = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    for name, param in model.named_parameters():
+        found |= {f"{name} {key}": value.clone() for key, value in opt.state[param].items()}
+    return found
+
+
+def run(rank, world, **options):
+    model, opt, topo = build(**options)
+    replica = DDP(model)
+    norms = train(replica, model, opt, topo, 0, STEPS, rank, world, clip=0.5)
+    return {"tensors": tensors(model, opt), "hash": topo.hash(), "norms": norms}
+
+
+def ddp(rank, world, folder):
+    return run(rank, world)
+
+
+def ddp_fp32_gradient_growth(rank, world, folder):
+    return run(rank, world, dtype=torch.float32, grow="gradient")
+
+
+def different_torch_seeds(rank, world, folder):
+    return run(rank, world, seed=rank)
+
+
+def error_of(action):
+    try:
+        action()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def desync(rank, world, folder):
+    """A position of layer 2 moves on the last rank, after the first update."""
+    model, opt, topo = build()
+    replica = DDP(model)
+    train(replica, model, opt, topo, 0, INTERVAL + 1, rank, world)
+    if rank == world - 1:
+        layer = model[2]
+        row = next(r for r in range(9) if int(layer.mask[r, 0]) & 3 in (1, 2))
+        layer.mask[row, 0] ^= 3
+        layer.set_mask(layer.mask.clone())
+    steps = 0
+
+    def go_on():
+        nonlocal steps
+        for step in range(INTERVAL + 1, STEPS):
+            train(replica, model, opt, topo, step, step + 1, rank, world)
+            steps += 1
+
+    return {"error": error_of(go_on), "steps": steps}
+
+
+def desync_of_seeds(rank, world, folder):
+    model, opt, topo = build(topology_seed=0)
+    topo = smet.TopologyScheduler(model, opt, interval=2, total_steps=9, seed=rank)
+    return {"error": error_of(lambda: train(DDP(model), model, opt, topo, 0, 9, rank, world))}
+
+
+def nan_raise(rank, world, folder):
+    """One process has a bad gradient of its own, without DDP, which would spread it."""
+    model, opt, topo = build(on_nonfinite="raise")
+    train(model, model, opt, topo, 0, 2, 0, 1)
+    before = tensors(model, opt)
+    model[0].values.grad.zero_()
+    if rank == 1:
+        model[2].values.grad[4] = float("nan")
+    error = error_of(opt.step)
+    return {"error": error, "unchanged": all(map(torch.equal, before.values(), tensors(model, opt).values()))}
+
+
+def nan_skip(rank, world, folder):
+    model, opt, topo = build(on_nonfinite="skip")
+    replica = DDP(model)
+    for step in range(STEPS):
+        opt.zero_grad()
+        replica(batch(step, rank, 4)).square().mean().backward()
+        if step in (2, 6) and rank == 1:
+            model[0].values.grad[0] = float("inf")
+        opt.step()
+        topo.step()
+    return {"skipped": opt.skipped_steps, "steps": topo.steps, "hash": topo.hash(), "tensors": tensors(model, opt)}
+
+
+def shipped_bytes(rank, world, folder):
+    """Buffers that DDP broadcasts before a forward pass, and gradient bytes per step of two backward passes."""
+    model, opt, topo = build(dtype=torch.float32)
+    replica = DDP(model)
+    sent = []
+
+    def count(state, bucket):
+        sent.append(bucket.buffer().numel())
+        return dist.algorithms.ddp_comm_hooks.default_hooks.allreduce_hook(state, bucket)
+
+    import torch.distributed.algorithms.ddp_comm_hooks.default_hooks
+
+    replica.register_comm_hook(None, count)
+    train(replica, model, opt, topo, 0, 1, rank, world, accumulate=2)
+    return {
+        "buffers": [name for name, _ in replica.named_module_buffers.items()]
+        if isinstance(replica.named_module_buffers, dict)
+        else len(list(replica.modules_buffers)),
+        "gradients": sent,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def checkpoints(rank, world, folder):
+    """Saved by both, resumed by both and, in the test, by one process; then a failure to write on rank 0."""
+    model, opt, topo = build(seed=rank)
+    replica = DDP(model)
+    train(replica, model, opt, topo, 0, 5, rank, world)
+    torch.manual_seed(50 + rank)
+    path = smet.save_checkpoint(folder / "ddp", model, opt, topo, step=5, extra={"rank": rank})
+    noise = torch.rand(3)
+    train(replica, model, opt, topo, 5, STEPS, rank, world)
+    whole = tensors(model, opt)
+    other, other_opt, other_topo = build(seed=7)
+    found = smet.load_checkpoint(folder / "ddp", DDP(other), other_opt, other_topo)
+    same_noise = torch.equal(noise, torch.rand(3))
+    train(DDP(other), other, other_opt, other_topo, 5, STEPS, rank, world)
+    resumed = all(map(torch.equal, whole.values(), tensors(other, other_opt).values()))
+    if rank == 0:
+        (folder / "file").write_text("")
+    dist.barrier()
+    failure = error_of(lambda: smet.save_checkpoint(folder / "file", model, opt, topo, step=6))
+    missing = folder / "ddp" if rank == 0 else folder / "elsewhere"
+    load_failure = error_of(lambda: smet.load_checkpoint(missing, model))
+    return {
+        "path": str(path),
+        "extra": found.extra,
+        "resumed": resumed,
+        "same_noise": same_noise,
+        "failure": failure,
+        "load_failure": load_failure,
+        "end": whole,
+    }
+
+
+SCENARIOS = (
+    *(ddp, ddp_fp32_gradient_growth, different_torch_seeds, desync, desync_of_seeds),
+    *(nan_raise, nan_skip, shipped_bytes, checkpoints),
+)
+
+
+def main():
+    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    results = {}
+    for scenario in SCENARIOS:
+        try:
+            results[scenario.__name__] = scenario(rank, world, folder)
+        except Exception:
+            results[scenario.__name__] = {"crash": traceback.format_exc()}
+            break  # the others wait where this one is not any more
+    torch.save(results, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
