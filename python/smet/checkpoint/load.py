@@ -45,6 +45,7 @@ def load_checkpoint(
     lr_scheduler: Any = None,
     scaler: Any = None,
     restore_generators: bool = True,
+    check_extra: Callable[[dict[str, Any]], None] | None = None,
 ) -> Checkpoint:
     """Continue where `save_checkpoint` was called, bit for bit.
 
@@ -52,6 +53,7 @@ def load_checkpoint(
     that is passed over is warned of). Everything given here must have been saved, with equal parameter names,
     shapes, dtypes and densities; entries are matched by name. Tensors are copied into the existing ones, on
     the devices where they are, one at a time. In a data-parallel run every rank calls it.
+    `check_extra` is called with the caller's `extra` before anything changes, and may raise.
 
     Raises CheckpointError naming the file, parameter, layer or option that is wrong; nothing is changed then.
     """
@@ -61,10 +63,12 @@ def load_checkpoint(
         body = manifest.read(step_path)
         files = tensor_file.open_all(step_path, body["files"])
         try:
+            extra = plain.decode(body["run"].get("extra"), _reader(files, RUN_FILE))
+            if check_extra is not None:
+                check_extra(extra)
             commits = _plan(body, files, model, opt, topology, lr_scheduler, scaler)
             if restore_generators:
                 commits.append(_plan_generators(files.get(RUN_FILE)))
-            extra = plain.decode(body["run"].get("extra"), _reader(files, RUN_FILE))
         except CheckpointError as error:
             raise CheckpointError(f"{step_path}: {error}; nothing was changed") from error
         return Checkpoint(step_path, body["step"], extra), commits

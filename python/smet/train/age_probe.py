@@ -41,6 +41,14 @@ class AgeProbe:
         """Topology update number `update` happened after `step` steps."""
         self._grown_at, self._update = step, update
 
+    def state(self) -> dict[str, int | None]:
+        """For checkpoints."""
+        return {"grown_at": self._grown_at, "update": self._update}
+
+    def load_state(self, state: dict[str, int | None]) -> None:
+        """Continue where `state` was taken."""
+        self._grown_at, self._update = state["grown_at"], state["update"] or 0
+
     @contextmanager
     def watch(self, step: int) -> Iterator[None]:
         """Around optimizer.step() number `step`; leaves the sizes in `result`, or None."""

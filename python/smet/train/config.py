@@ -100,6 +100,16 @@ class PretrainConfig:
     eval_batch: int = option("evaluation", "sequences per forward pass of an evaluation", 16)
     sample_tokens: int = option("evaluation", "tokens of the sample written at the end; 0 = none", 100)
 
+    save_every: int = option(
+        "checkpoints", "steps between checkpoints; 0 = only when the run is stopped by a signal", 1000
+    )
+    keep: int = option("checkpoints", "checkpoints kept", 2)
+    resume: Literal["auto", "never"] = option(
+        "checkpoints",
+        "auto: continue the run that --out holds, bit for bit; start it where there is none",
+        "never",
+    )
+
     out: str | None = option("output", "the run's folder; none: a new one in runs/", None, "FOLDER")
     overwrite: bool = option("output", "replace the run that --out holds", False)
     print_every: int = option("output", "print one line every so many steps", 1)

@@ -20,5 +20,9 @@ class DataError(TrainerError, ValueError):
     exit_code = 2
 
 
+class CheckpointRunError(TrainerError, ValueError):
+    """The run's checkpoints are damaged or those of another model."""
+
+
 class NonFiniteLossError(TrainerError, ArithmeticError):
     """The loss became NaN or infinite; the weights are those before the step that showed it."""

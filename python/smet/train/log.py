@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,15 +15,26 @@ from typing import Any
 class JsonlLog:
     """Appends events to a file. Each line is written in one piece and at once, so that a killed run leaves
     only whole lines, except perhaps the last.
+
+    A resumed run continues its log: `kept` are the events that stand, all others are those of steps that are
+    done again.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path, kept: Iterable[dict[str, Any]] = ()) -> None:
+        partial = path.with_suffix(".jsonl.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(event) + "\n" for event in kept)
+        os.replace(partial, path)
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, event: str, **fields: Any) -> None:
         """One line: {"event": ..., fields}. NaN and infinities become strings: JSON has none."""
         self._file.write(json.dumps({"event": event, **_plain(fields)}) + "\n")
         self._file.flush()
+
+    def sync(self) -> None:
+        """Flush to the disk itself: a checkpoint must not know of steps that the log has lost."""
+        os.fsync(self._file.fileno())
 
     def __enter__(self) -> JsonlLog:
         return self
@@ -40,6 +51,14 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+
+def events_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The log's events up to `step` steps, as a run that is resumed there keeps them; [] without a log."""
+    if not path.is_file():
+        return []
+    events = read_log(path)
+    return [event for event in events if event["event"] != "end" and event.get("step", 0) <= step]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

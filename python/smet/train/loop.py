@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import smet
 from smet.train.age_probe import AgeProbe
+from smet.train.checkpoints import RunCheckpoints, Training
 from smet.train.config import PretrainConfig
 from smet.train.data import Batches, TokenData
 from smet.train.errors import NonFiniteLossError
@@ -27,12 +28,15 @@ def train(
     data: TokenData,
     record: Record,
     should_stop: Callable[[], bool] = lambda: False,
+    checkpoints: RunCheckpoints | None = None,
 ) -> None:
     """Train `model`, which is dense and is made sparse here, for config.steps steps.
 
-    `config` is a resolved one. `should_stop` is asked after every step. Raises NonFiniteLossError before the
+    `config` is a resolved one. `should_stop` is asked after every step; a run that stops early is saved, and
+    neither evaluated nor finished. `checkpoints` says where it starts. Raises NonFiniteLossError before the
     optimizer step that a loss or gradient without a finite value would spoil.
     """
+    torch.manual_seed(config.seed)  # of dropout: smet itself draws from no global generator
     if is_sparse(config):
         record.display.line(str(sparsify(model, config)))
     optimizer = make_optimizer(model, config)
@@ -40,8 +44,10 @@ def train(
     topology = make_topology(model, optimizer, config) if is_dynamic(config) else None
     probe = AgeProbe(model, optimizer)
     batches = Batches(data.train, config.seq, config.batch, config.seed)
+    training = Training(model, optimizer, schedule, topology, probe)
+    done = checkpoints.restore(training) if checkpoints is not None else 0
 
-    for step in range(1, config.steps + 1):
+    for step in range(done + 1, config.steps + 1):
         record.start_step()
         loss = 0.0
         for part in range((step - 1) * config.accumulate, step * config.accumulate):
@@ -51,14 +57,13 @@ def train(
         with probe.watch(step):
             optimizer.step()
         schedule.step()
-        if step == 1:
+        if step == done + 1:
             record.measured(smet.report(model, optimizer))
         record.step(step, loss, lr, norm)
         if probe.result is not None:
             record.update_sizes(probe.result)
 
-        last = step == config.steps or should_stop()
-        if last or (config.eval_every and step % config.eval_every == 0):
+        if step == config.steps or (config.eval_every and step % config.eval_every == 0):
             # Before the topology changes: just after it, newborn weights are still zero.
             bytes_ = data.held_out_bytes
             record.evaluated(step, evaluate(model, data.held_out, config.seq, config.eval_batch, bytes_))
@@ -66,7 +71,11 @@ def train(
             probe.grew(step, update.update)
             record.topology(update)
         optimizer.zero_grad()
-        if last:
+        stopped = step < config.steps and should_stop()
+        if checkpoints is not None and checkpoints.due(step, stopped):
+            record.log.sync()
+            checkpoints.save(step, training)
+        if stopped:
             break
 
 

@@ -110,6 +110,10 @@ def _check_together(config: PretrainConfig) -> None:
         raise ConfigError("--stochastic-rounding needs --dtype bfloat16")
     if config.overwrite and config.out is None:
         raise ConfigError("--overwrite needs --out")
+    if config.resume == "auto" and config.out is None:
+        raise ConfigError("--resume auto needs --out, the folder of the run to continue")
+    if config.resume == "auto" and config.overwrite:
+        raise ConfigError("--overwrite replaces the run that --resume auto would continue; leave one out")
 
 
 def _check_ranges(config: PretrainConfig) -> None:
@@ -134,6 +138,7 @@ def _check_ranges(config: PretrainConfig) -> None:
     for field in ("warmup", "density_scaling", "weight_decay", "clip", "eval_every", "eval_bytes", "seed"):
         within(field, 0)
     within("sample_tokens", 0)
+    within("save_every", 0)
     within("boost", 0)
     for field in ("boost_tau", "lr"):
         within(field, 0, open_low=True)
@@ -146,6 +151,7 @@ def _check_ranges(config: PretrainConfig) -> None:
         "print_every",
         "threads",
         "max_bytes",
+        "keep",
     ):
         within(field, 1)
     within("seq", 2)

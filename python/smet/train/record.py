@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from smet._text import format_bytes
+from smet.train.evaluate import Evaluation
 from smet.train.process_memory import resident_bytes
 from smet.train.spikes import quiet_spikes, spikes
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from smet.memory_report import Report
     from smet.train.age_probe import UpdateSizes
     from smet.train.display import Display
-    from smet.train.evaluate import Evaluation
     from smet.train.log import JsonlLog
 
 
@@ -58,6 +59,20 @@ class Record:
         """Median over the steps after the first two, which also allocate."""
         seconds = self.step_seconds[2:] or self.step_seconds
         return statistics.median(seconds) if seconds else None
+
+    def replay(self, events: Iterable[dict[str, Any]]) -> None:
+        """Take over what a resumed run logged before."""
+        for event in events:
+            kind = event["event"]
+            if kind == "step":
+                self.losses.append(float(event["loss"]))
+                self.step_seconds.append(event["seconds"])
+            elif kind == "topology":
+                self.updates.append(event["step"])
+                self.density, self.topology_hash = event["density"], event["hash"]
+            elif kind == "eval":
+                loss, bits = float(event["val_loss"]), event["val_bits_per_byte"]
+                self.evaluation = Evaluation(loss, event["tokens"], bits)
 
     def start_step(self) -> None:
         """The clock of one step starts."""

@@ -2,19 +2,16 @@
 """One run in its folder: set up, train, save, summarise.
 
 The folder holds config.yaml, log.jsonl, summary.json, tokenizer.json, model/config.json, weights.pt (a
-state_dict), sample.txt and run.png.
+state_dict), sample.txt, run.png and checkpoints/.
 """
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,18 +19,19 @@ import yaml
 from torch import nn
 
 import smet
+from smet.checkpoint import CheckpointError, durable
 from smet.train import process_memory
+from smet.train.checkpoints import RunCheckpoints
 from smet.train.config import PretrainConfig
 from smet.train.data import TokenData, load_data
 from smet.train.display import make_display
-from smet.train.errors import ConfigError
-from smet.train.log import JsonlLog, write_json
+from smet.train.errors import CheckpointRunError, ConfigError
+from smet.train.log import JsonlLog, events_until, write_json
 from smet.train.loop import train
 from smet.train.methods import resolve
 from smet.train.models import build_model, describe, load_model_config
 from smet.train.record import Record
-
-INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+from smet.train.stop import stop_requests
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,28 @@ def pretrain(config: PretrainConfig, data: TokenData | None = None) -> RunResult
     model_config = load_model_config(config)
     folder = _choose_folder(config)
     process_memory.reset_peak()
-    if data is None:
-        data = load_data(config, folder, getattr(model_config, "vocab_size", None))
-    model = build_model(config, data.vocab, model_config)
-    _save_setup(folder, config, model, data)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with durable.locked(folder):
+            if data is None:
+                data = load_data(config, folder, getattr(model_config, "vocab_size", None))
+            model = build_model(config, data.vocab, model_config)
+            return _run(config, folder, model, data)
+    except CheckpointError as error:  # another process trains in this folder, or the disk is full
+        raise CheckpointRunError(str(error)) from error
 
+
+def _run(config: PretrainConfig, folder: Path, model: nn.Module, data: TokenData) -> RunResult:
+    checkpoints = RunCheckpoints(folder, config, data)
+    done = checkpoints.find() if config.resume == "auto" else 0
+    kept = events_until(folder / "log.jsonl", done) if done else []
+    if not done:
+        checkpoints.clear()
+        _save_setup(folder, config, model, data)
     with (
-        JsonlLog(folder / "log.jsonl") as log,
+        JsonlLog(folder / "log.jsonl", kept) as log,
         make_display(config.steps, config.print_every) as display,
-        _interrupts() as interrupted,
+        stop_requests() as stop,
     ):
         for note in data.notes:
             display.line(f"note: {note}")
@@ -71,17 +82,29 @@ def pretrain(config: PretrainConfig, data: TokenData | None = None) -> RunResult
             f"{config.method}: {describe(model)}, vocabulary {data.vocab}, {len(data.train):,} tokens to "
             f"train on, {len(data.held_out):,} held out; writing to {folder}"
         )
-        log.write("start", config=config.to_dict(), versions=versions(), vocab=data.vocab)
         record = Record(log, display, config.steps, config.batch * config.seq * config.accumulate)
-        train(config, model, data, record, interrupted)
-        stopped = interrupted()
+        if done:
+            record.replay(kept)
+            display.line(f"resuming after step {done}")
+            log.write("resume", step=done, versions=versions())
+        else:
+            log.write("start", config=config.to_dict(), versions=versions(), vocab=data.vocab)
+        train(config, model, data, record, stop, checkpoints)
+        stopped = len(record.losses) < config.steps
         summary = _summary(config, model, record, stopped)
         log.write("end", **{key: value for key, value in summary.items() if key != "config"})
-    torch.save(model.state_dict(), folder / "weights.pt")
+    _save_weights(model, folder / "weights.pt")
     write_json(folder / "summary.json", summary)
     if not stopped:
         _finish(config, folder, model, data)
-    return RunResult(folder, summary, INTERRUPTED if stopped else 0, record.losses, record.updates)
+    return RunResult(folder, summary, stop.exit_code if stopped else 0, record.losses, record.updates)
+
+
+def _save_weights(model: nn.Module, path: Path) -> None:
+    """The state_dict, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    torch.save(model.state_dict(), partial)
+    os.replace(partial, path)
 
 
 def versions() -> dict[str, str]:
@@ -107,8 +130,10 @@ def _choose_folder(config: PretrainConfig) -> Path:
         started = time.strftime("%Y%m%d-%H%M%S")
         return Path("runs") / f"{config.method}-{Path(config.model).stem}-{started}"
     folder = Path(config.out)
-    if (folder / "log.jsonl").exists() and not config.overwrite:
-        raise ConfigError(f"--out {folder} already holds a run; choose another, or say --overwrite")
+    if (folder / "log.jsonl").exists() and not config.overwrite and config.resume == "never":
+        raise ConfigError(
+            f"--out {folder} already holds a run; choose another, or say --resume auto or --overwrite"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,7 +143,6 @@ def _choose_folder(config: PretrainConfig) -> Path:
 
 def _save_setup(folder: Path, config: PretrainConfig, model: nn.Module, data: TokenData) -> None:
     """All that the weights need to be used later. The saved configuration makes the same run elsewhere."""
-    folder.mkdir(parents=True, exist_ok=True)
     for result in ("summary.json", "weights.pt", "sample.txt", "run.png"):
         (folder / result).unlink(missing_ok=True)
     saved = replace(config, out=None, overwrite=False)
@@ -142,26 +166,3 @@ def _finish(config: PretrainConfig, folder: Path, model: nn.Module, data: TokenD
         text = generate(model, data.tokenizer, prompt, config.sample_tokens, seed=config.seed)
         (folder / "sample.txt").write_text(text, encoding="utf-8")
         print(f"sample after {prompt!r}:\n{text[len(prompt) :]}")
-
-
-@contextmanager
-def _interrupts() -> Iterator[Any]:
-    """Ctrl-C once: the function given says True from then on. Twice: KeyboardInterrupt at once."""
-    asked = False
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
-
-    try:
-        previous = signal.signal(signal.SIGINT, on_interrupt)
-    except ValueError:  # not in the main thread
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, previous)
