@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "python/bindings/bindings.h"
+#include "src/ops/first_nonfinite.h"
 #include "src/optim/cohort_table.h"
 #include "src/optim/step_call.h"
 
@@ -109,6 +110,10 @@ void bind_optim(py::module_& module) {
              "Raises ValueError unless loaded cohorts and births fit n weights at that step.");
   module.def("compact_adamw_step", &compact_adamw_step, py::arg("groups"), py::arg("check_finite"),
              "One AdamW step of every (options, [(param, state, name, index)]); nothing changes on error.");
+  module.def(
+      "first_nonfinite", [](const std::vector<Tensor>& tensors) { return ops::first_nonfinite(tensors); },
+      py::arg("tensors"), py::call_guard<py::gil_scoped_release>(),
+      "Index of the first tensor that holds NaN or infinity, or -1.");
   module.def(
       "age_factor",
       [](const py::object& schedule, double warmup, double boost, double boost_tau, std::int64_t age) {

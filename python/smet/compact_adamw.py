@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from smet import _C
 from smet import _adamw_state as adamw_state
+from smet import _processes as processes
 from smet._names import canonical_name
 
 Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+_LOG = logging.getLogger("smet")
 AgeSchedule = str | Callable[[int], float] | None
 
 
@@ -56,8 +59,13 @@ class CompactAdamW(torch.optim.Optimizer):
         maximize: ascend instead of descend.
         stochastic_rounding: round bfloat16 parameters up or down at random, keyed by `seed`, parameter and
             step, so that updates below half a bfloat16 ulp are not lost.
-        on_nonfinite: "raise" (a NaN or infinite gradient raises RuntimeError with the parameter's name before
-            anything is changed) or "ignore" (no check; what torch does).
+        on_nonfinite: what a NaN or infinite gradient does: "raise" (RuntimeError with the parameter's name
+            before anything is changed), "skip" (the step is left out: nothing moves, neither ages nor the
+            topology's clock; `skipped_steps` counts it and the logger "smet" says it) or "ignore" (no check;
+            what torch does).
+        process_group: the processes that raise or skip together, so that none waits for another that does
+            not come: "default" (torch.distributed's default group, where there is one), a group, or None
+            (each process for itself).
 
     Parameters without a gradient, or with requires_grad=False, are skipped and their step stands still.
     State exists from construction (of a frozen parameter, from its first update).
@@ -66,6 +74,7 @@ class CompactAdamW(torch.optim.Optimizer):
     """
 
     on_nonfinite: str
+    skipped_steps: int  # since this object was built
     _model: weakref.ref[nn.Module] | None = None
     _watched: tuple[tuple[weakref.ref[nn.Module], str, str, Tensor], ...] = ()
 
@@ -88,9 +97,10 @@ class CompactAdamW(torch.optim.Optimizer):
         stochastic_rounding: bool = False,
         seed: int = 0,
         on_nonfinite: str = "raise",
+        process_group: Any = "default",
     ) -> None:
-        if on_nonfinite not in ("raise", "ignore"):
-            raise ValueError(f'Invalid on_nonfinite: {on_nonfinite!r}; expected "raise" or "ignore"')
+        if on_nonfinite not in ("raise", "skip", "ignore"):
+            raise ValueError(f'Invalid on_nonfinite: {on_nonfinite!r}; expected "raise", "skip" or "ignore"')
         if isinstance(betas[0], Tensor) != isinstance(betas[1], Tensor):
             raise ValueError("betas must be either both floats or both Tensors")
         defaults: dict[str, Any] = {
@@ -110,7 +120,8 @@ class CompactAdamW(torch.optim.Optimizer):
             "seed": seed,
         }
         _check_options(defaults)
-        self.on_nonfinite = on_nonfinite
+        self.on_nonfinite, self.skipped_steps = on_nonfinite, 0
+        self._process_group = process_group
         model = params if isinstance(params, nn.Module) else None
         super().__init__(
             list(params.named_parameters()) if isinstance(params, nn.Module) else params, defaults
@@ -171,9 +182,9 @@ class CompactAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient. Returns what `closure` returns.
 
-        Raises RuntimeError when a gradient is not finite (on_nonfinite="raise") or a parameter was replaced,
-        and TypeError or ValueError when a gradient or a state does not fit its parameter; nothing is changed
-        then.
+        Raises RuntimeError when a gradient is not finite (on_nonfinite="raise"; "skip" returns) or a
+        parameter was replaced, and TypeError or ValueError when a gradient or a state does not fit its
+        parameter; nothing is changed then.
         """
         loss = None
         if closure is not None:
@@ -194,8 +205,37 @@ class CompactAdamW(torch.optim.Optimizer):
             index += len(group["params"])
             if items:
                 calls.append((group, items))
-        _C.compact_adamw_step(calls, self.on_nonfinite == "raise")
+        group = processes.group_of(self._process_group)
+        if self.on_nonfinite == "skip" or (self.on_nonfinite == "raise" and group is not None):
+            if not self._all_finite([item for _, items in calls for item in items], group):
+                return loss
+            _C.compact_adamw_step(calls, False)
+        else:
+            _C.compact_adamw_step(calls, self.on_nonfinite == "raise")
         return loss
+
+    def _all_finite(self, items: list[Any], group: Any) -> bool:
+        """Whether every gradient of every process is finite; else raises, or counts a skipped step."""
+        bad = _C.first_nonfinite([param.grad for param, _, _, _ in items])
+        bad = processes.largest(bad, group)
+        if bad < 0:
+            return True
+        name = "a parameter without a gradient here"
+        if bad < len(items):
+            param, _, name, index = items[bad]
+            name = name or _default_name(param, index)
+        if self.on_nonfinite == "raise":
+            raise RuntimeError(
+                f"smet: the gradient of '{name}' holds NaN or infinity; nothing was changed, on any process. "
+                'Find where the loss left the finite range, or skip such steps with on_nonfinite="skip"'
+            )
+        self.skipped_steps += 1
+        _LOG.warning(
+            "step skipped: the gradient of '%s' holds NaN or infinity (%d skipped so far)",
+            name,
+            self.skipped_steps,
+        )
+        return False
 
     # Saving, loading, copying
 
@@ -257,6 +297,8 @@ class CompactAdamW(torch.optim.Optimizer):
         return {
             **super().__getstate__(),
             "on_nonfinite": self.on_nonfinite,
+            "skipped_steps": self.skipped_steps,
+            "_process_group": self._process_group if isinstance(self._process_group, str) else None,
             "_values": [(param, info) for param, info in values if info is not None],
         }
 
@@ -290,6 +332,11 @@ def _check_options(group: dict[str, Any]) -> None:
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
     _C.check_adamw_options(group)
+
+
+def _default_name(param: Tensor, index: int) -> str:
+    info = _C.values_info(param)
+    return f"{info[2]}.values" if info is not None and info[2] else f"parameter {index}"
 
 
 def _check_params(params: list[Any]) -> None:

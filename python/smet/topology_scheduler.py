@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smet import _C
+from smet import _C, _processes
+from smet._topology_agreement import check_equal, share_candidates
 from smet.convert import sparse_layers
 from smet.sparse_linear import SparseLinear
 
@@ -49,6 +50,10 @@ class TopologyScheduler:
             name, values, grad, cohort, mask, positions, step, update, key, out_features, in_features.
         seed: of everything random, 0 to 2^63 - 1.
         track_explored: keep one bit per position to report which fraction was ever active.
+        process_group: data-parallel processes whose topologies are compared by hash at every update:
+            "default" (torch.distributed's default group, where there is one), a group, or None. The topology
+            itself needs no communication, but for grow="gradient", where the candidates of the group's first
+            process count.
 
     Raises TypeError or ValueError naming what is wrong; nothing is changed then.
     """
@@ -68,9 +73,10 @@ class TopologyScheduler:
         grow: str | Callable[[TopologyContext, int], Tensor] = "random",
         seed: int = 0,
         track_explored: bool = False,
+        process_group: Any = "default",
     ) -> None:
         self._layers = dict(_unique(sparse_layers(_checked_model(model))))
-        self._opt = opt
+        self._opt, self._process_group = opt, process_group
         _check_optimizer(opt, self._layers)
         options = {
             "interval": _integer("interval", interval),
@@ -101,15 +107,19 @@ class TopologyScheduler:
         Call it after opt.step() and before opt.zero_grad(). Where the optimizer has a step counter that did
         not move since the last call (a GradScaler skipped the step), nothing is counted. Returns what the
         update did, or None. An exception, also one raised by a callable criterion, leaves every layer, the
-        optimizer and this scheduler as they were.
+        optimizer and this scheduler as they were. In data-parallel training every process calls it, and a
+        RuntimeError after the update says that their topologies differ.
         """
         optimizer_step = self._optimizer_step()
         if self._engine.stalled(optimizer_step):
             return None
         update = None
         if self._engine.due():
+            group = _processes.group_of(self._process_group)
+            share_candidates((layer.grow_candidates for layer in self._layers.values()), group)
             views = [self._view(name) for name, layer in self._layers.items() if layer.values.requires_grad]
             update = self.last_update = self._engine.update(views, optimizer_step)
+            check_equal(update, group)
         else:
             self._engine.advance(optimizer_step)
         self._arm()

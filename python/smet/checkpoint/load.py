@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from smet import _packing
-from smet.checkpoint import contents, folder, generators, manifest, plain, processes, tensor_file
+from smet import _processes as processes
+from smet.checkpoint import contents, folder, generators, manifest, plain, tensor_file
 from smet.checkpoint.contents import MODEL_FILE, OPTIMIZER_FILE, RUN_FILE
 from smet.checkpoint.errors import CheckpointError
 from smet.checkpoint.optimizer_state import plan_optimizer

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import smet
-from smet.checkpoint import contents, durable, folder, generators, manifest, plain, processes, tensor_file
+from smet import _processes as processes
+from smet.checkpoint import contents, durable, folder, generators, manifest, plain, tensor_file
 from smet.checkpoint.contents import MODEL_FILE, OPTIMIZER_FILE, RUN_FILE
 from smet.checkpoint.errors import CheckpointError
 from smet.convert import sparse_layers

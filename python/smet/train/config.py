@@ -88,6 +88,9 @@ class PretrainConfig:
     beta2: float = option("training", "decay rate of the second moment", 0.999)
     clip: float = option("training", "largest norm of the gradient; 0 = no clipping", 1.0)
     stochastic_rounding: bool = option("training", "round bfloat16 weights at random", False)
+    on_nonfinite: Literal["raise", "skip"] = option(
+        "training", "a loss or gradient that is NaN or infinite stops the run, or skips the step", "raise"
+    )
     seed: int = option("training", "seed of weights, data order and topology", 0)
     threads: int | None = option("training", "threads of torch; none: torch's choice")
 
@@ -105,9 +108,7 @@ class PretrainConfig:
     )
     keep: int = option("checkpoints", "checkpoints kept", 2)
     resume: Literal["auto", "never"] = option(
-        "checkpoints",
-        "auto: continue the run that --out holds, bit for bit; start it where there is none",
-        "never",
+        "checkpoints", "auto: continue the run that --out holds, bit for bit, if it holds one", "never"
     )
 
     out: str | None = option("output", "the run's folder; none: a new one in runs/", None, "FOLDER")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -73,8 +74,10 @@ class RichDisplay(Display):
         self._progress.stop()
 
 
-def make_display(steps: int, print_every: int) -> Display:
-    """A bar where stdout is a terminal that can draw one, else plain lines."""
+def make_display(steps: int, print_every: int, silent: bool = False) -> Display:
+    """A bar where stdout is a terminal that can draw one, else plain lines; silent: nothing at all."""
+    if silent:
+        return Display(steps, print_every, open(os.devnull, "w"))
     if sys.stdout.isatty():
         return RichDisplay(steps, print_every)
     return Display(steps, print_every)

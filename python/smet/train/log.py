@@ -20,7 +20,11 @@ class JsonlLog:
     done again.
     """
 
-    def __init__(self, path: Path, kept: Iterable[dict[str, Any]] = ()) -> None:
+    def __init__(self, path: Path | None, kept: Iterable[dict[str, Any]] = ()) -> None:
+        """`path` None: nothing is kept (a process other than the first)."""
+        if path is None:
+            self._file = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            return
         partial = path.with_suffix(".jsonl.partial")
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(event) + "\n" for event in kept)
@@ -34,7 +38,8 @@ class JsonlLog:
 
     def sync(self) -> None:
         """Flush to the disk itself: a checkpoint must not know of steps that the log has lost."""
-        os.fsync(self._file.fileno())
+        if self._file.name != os.devnull:
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> JsonlLog:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,10 @@ from smet.train.data import Batches, TokenData
 from smet.train.errors import NonFiniteLossError
 from smet.train.evaluate import evaluate, next_token_loss
 from smet.train.methods import is_dynamic, is_sparse
+from smet.train.parallel import Parallel
 from smet.train.record import Record
+
+ALONE = Parallel()
 
 
 def train(
@@ -29,6 +33,7 @@ def train(
     record: Record,
     should_stop: Callable[[], bool] = lambda: False,
     checkpoints: RunCheckpoints | None = None,
+    parallel: Parallel = ALONE,
 ) -> None:
     """Train `model`, which is dense and is made sparse here, for config.steps steps.
 
@@ -36,7 +41,7 @@ def train(
     neither evaluated nor finished. `checkpoints` says where it starts. Raises NonFiniteLossError before the
     optimizer step that a loss or gradient without a finite value would spoil.
     """
-    torch.manual_seed(config.seed)  # of dropout: smet itself draws from no global generator
+    torch.manual_seed(config.seed + parallel.rank)  # dropout's: smet itself draws from no global generator
     if is_sparse(config):
         record.display.line(str(sparsify(model, config)))
     optimizer = make_optimizer(model, config)
@@ -44,19 +49,22 @@ def train(
     topology = make_topology(model, optimizer, config) if is_dynamic(config) else None
     probe = AgeProbe(model, optimizer)
     batches = Batches(data.train, config.seq, config.batch, config.seed)
+    replica = parallel.wrap(model)
     training = Training(model, optimizer, schedule, topology, probe)
     done = checkpoints.restore(training) if checkpoints is not None else 0
 
+    skipped = optimizer.skipped_steps
     for step in range(done + 1, config.steps + 1):
         record.start_step()
-        loss = 0.0
-        for part in range((step - 1) * config.accumulate, step * config.accumulate):
-            loss += backward(model, batches[part], config.accumulate, step)
-        norm = clip(model, config.clip, step)
+        loss = parallel.mean(step_gradients(config, replica, batches, step, parallel))
+        norm = clip(model, config.clip, step, config.on_nonfinite)
         lr = float(schedule.get_last_lr()[0])
         with probe.watch(step):
             optimizer.step()
         schedule.step()
+        if optimizer.skipped_steps > skipped:
+            skipped = optimizer.skipped_steps
+            record.skipped(step)
         if step == done + 1:
             record.measured(smet.report(model, optimizer))
         record.step(step, loss, lr, norm)
@@ -66,12 +74,14 @@ def train(
         if step == config.steps or (config.eval_every and step % config.eval_every == 0):
             # Before the topology changes: just after it, newborn weights are still zero.
             bytes_ = data.held_out_bytes
-            record.evaluated(step, evaluate(model, data.held_out, config.seq, config.eval_batch, bytes_))
+            if parallel.is_main:
+                result = evaluate(model, data.held_out, config.seq, config.eval_batch, bytes_)
+                record.evaluated(step, result)
         if topology is not None and (update := topology.step()) is not None:
             probe.grew(step, update.update)
-            record.topology(update)
+            record.topology(step, update)
         optimizer.zero_grad()
-        stopped = step < config.steps and should_stop()
+        stopped = parallel.any(should_stop()) and step < config.steps
         if checkpoints is not None and checkpoints.due(step, stopped):
             record.log.sync()
             checkpoints.save(step, training)
@@ -105,6 +115,7 @@ def make_optimizer(model: nn.Module, config: PretrainConfig) -> smet.CompactAdam
         local_age=config.adam == "local",
         stochastic_rounding=config.stochastic_rounding,
         seed=config.seed,
+        on_nonfinite=config.on_nonfinite,
     )
 
 
@@ -132,11 +143,32 @@ def lr_factor(config: PretrainConfig, done: int) -> float:
     return config.lr_final + (1 - config.lr_final) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
 
 
-def backward(model: nn.Module, batch: Tensor, parts: int, step: int) -> float:
+def step_gradients(
+    config: PretrainConfig, model: nn.Module, batches: Batches, step: int, parallel: Parallel = ALONE
+) -> float:
+    """All backward passes of a step; the loss on this process's batches: every world-th, from its rank on."""
+    loss = 0.0
+    first = (step - 1) * config.accumulate
+    for part in range(first, first + config.accumulate):
+        batch = batches[part * parallel.world + parallel.rank]
+        last = part == first + config.accumulate - 1
+        with nullcontext() if last else parallel.accumulating(model):
+            loss += backward(model, batch, config.accumulate, step, config.on_nonfinite, parallel)
+    return loss
+
+
+def backward(
+    model: nn.Module,
+    batch: Tensor,
+    parts: int,
+    step: int,
+    on_nonfinite: str = "raise",
+    parallel: Parallel = ALONE,
+) -> float:
     """Add the gradients of one of `parts` equal batches; its part of the step's loss."""
     loss = next_token_loss(model, batch) / parts
     value = loss.item()
-    if not math.isfinite(value):
+    if on_nonfinite == "raise" and parallel.any(not math.isfinite(value)):
         raise NonFiniteLossError(
             f"the loss is {value} at step {step}; stopped before the update. Try a smaller --lr"
         )
@@ -144,11 +176,16 @@ def backward(model: nn.Module, batch: Tensor, parts: int, step: int) -> float:
     return value
 
 
-def clip(model: nn.Module, largest: float, step: int) -> float:
-    """Scale all gradients so that their norm is at most `largest` (0 = leave them); the norm before."""
+def clip(model: nn.Module, largest: float, step: int, on_nonfinite: str = "raise") -> float:
+    """Scale all gradients so that their norm is at most `largest` (0 = leave them); the norm before.
+
+    A norm that is not finite raises NonFiniteLossError, or ("skip") is left for the optimizer to skip.
+    """
     named = [(name, param) for name, param in model.named_parameters() if param.grad is not None]
     norm = torch.as_tensor(get_total_norm([param.grad for _, param in named if param.grad is not None]))
     if not math.isfinite(norm.item()):
+        if on_nonfinite == "skip":
+            return norm.item()
         culprits = (name for name, param in named if not torch.isfinite(param.grad).all())  # type: ignore[arg-type]
         raise NonFiniteLossError(
             f"the gradient of {next(culprits, 'all parameters together')} is not finite at step {step}; "

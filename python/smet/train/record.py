@@ -48,6 +48,7 @@ class Record:
     losses: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     updates: list[int] = field(default_factory=list)  # steps done at each topology update
+    skipped_steps: int = 0
     density: float | None = None
     topology_hash: str | None = None
     evaluation: Evaluation | None = None
@@ -70,6 +71,8 @@ class Record:
             elif kind == "topology":
                 self.updates.append(event["step"])
                 self.density, self.topology_hash = event["density"], event["hash"]
+            elif kind == "skipped":
+                self.skipped_steps = event["skipped_steps"]
             elif kind == "eval":
                 loss, bits = float(event["val_loss"]), event["val_bits_per_byte"]
                 self.evaluation = Evaluation(loss, event["tokens"], bits)
@@ -116,15 +119,15 @@ class Record:
             f"perplexity {result.perplexity:.2f}{per_byte}"
         )
 
-    def topology(self, update: TopologyUpdate) -> None:
-        """The topology changed."""
-        self.updates.append(update.step)
+    def topology(self, step: int, update: TopologyUpdate) -> None:
+        """The topology changed after `step` steps, which count skipped ones; update.step does not."""
+        self.updates.append(step)
         self.density = update.density
         self.topology_hash = f"{update.hash:016x}"
         pruned = update.last_cohort_pruned
         self.log.write(
             "topology",
-            step=update.step,
+            step=step,
             update=update.update,
             fraction=update.fraction,
             density=update.density,
@@ -138,8 +141,16 @@ class Record:
         of_last = f"  of the last grown {100 * pruned:.0f} % pruned" if pruned is not None else ""
         nan = f"  {update.nan_count} weights were NaN" if update.nan_count else ""
         self.display.line(
-            f"step {update.step}/{self.steps}  topology update {update.update}: {update.k:,} weights "
+            f"step {step}/{self.steps}  topology update {update.update}: {update.k:,} weights "
             f"replaced ({100 * update.churn:.1f} %){of_last}{nan}"
+        )
+
+    def skipped(self, step: int) -> None:
+        """The optimizer left a step out: a gradient was not finite."""
+        self.skipped_steps += 1
+        self.log.write("skipped", step=step, skipped_steps=self.skipped_steps)
+        self.display.line(
+            f"step {step}/{self.steps}  skipped: a gradient was NaN or infinite ({self.skipped_steps} so far)"
         )
 
     def measured(self, report: Report) -> None:
@@ -177,6 +188,7 @@ class Record:
             "quiet_spike_max": quiet.largest,
             "topology_updates": len(self.updates),
             "topology_hash": self.topology_hash,
+            "skipped_steps": self.skipped_steps,
             "density": self.density,
             "tokens": len(self.losses) * self.tokens_per_step,
             "seconds_per_step": seconds,

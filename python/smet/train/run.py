@@ -8,8 +8,10 @@ state_dict), sample.txt, run.png and checkpoints/.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,9 @@ from smet.train.log import JsonlLog, events_until, write_json
 from smet.train.loop import train
 from smet.train.methods import resolve
 from smet.train.models import build_model, describe, load_model_config
+from smet.train.parallel import Parallel, parallel_run
 from smet.train.record import Record
-from smet.train.stop import stop_requests
+from smet.train.stop import EXIT_CODES, stop_requests
 
 
 @dataclass(frozen=True)
@@ -46,58 +49,68 @@ class RunResult:
 
 
 def pretrain(config: PretrainConfig, data: TokenData | None = None) -> RunResult:
-    """Train as `config` says; `data` spares reading it again. Raises TrainerError; prints as it goes."""
+    """Train as `config` says; `data` spares reading it again. Raises TrainerError; prints as it goes.
+
+    Started by torchrun, every process runs this: rank 0 prints and writes.
+    """
     config = resolve(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model_config = load_model_config(config)
-    folder = _choose_folder(config)
     process_memory.reset_peak()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with durable.locked(folder):
-            if data is None:
-                data = load_data(config, folder, getattr(model_config, "vocab_size", None))
-            model = build_model(config, data.vocab, model_config)
-            return _run(config, folder, model, data)
-    except CheckpointError as error:  # another process trains in this folder, or the disk is full
-        raise CheckpointRunError(str(error)) from error
+    with parallel_run() as parallel, ExitStack() as stack:
+        folder = parallel.from_main(lambda: _choose_folder(config))
+        try:
+            parallel.from_main(lambda: stack.enter_context(durable.locked(folder)))
+        except CheckpointError as error:
+            raise CheckpointRunError(str(error)) from error
+        if data is None:
+            vocab = getattr(model_config, "vocab_size", None)
+            data = parallel.main_first(lambda: load_data(config, folder, vocab))
+        model = build_model(config, data.vocab, model_config)
+        return _run(config, folder, model, data, parallel)
 
 
-def _run(config: PretrainConfig, folder: Path, model: nn.Module, data: TokenData) -> RunResult:
-    checkpoints = RunCheckpoints(folder, config, data)
+def _run(
+    config: PretrainConfig, folder: Path, model: nn.Module, data: TokenData, parallel: Parallel
+) -> RunResult:
+    checkpoints = RunCheckpoints(folder, config, data, parallel.world)
     done = checkpoints.find() if config.resume == "auto" else 0
     kept = events_until(folder / "log.jsonl", done) if done else []
-    if not done:
+    if not done and parallel.is_main:
         checkpoints.clear()
         _save_setup(folder, config, model, data)
     with (
-        JsonlLog(folder / "log.jsonl", kept) as log,
-        make_display(config.steps, config.print_every) as display,
+        JsonlLog(folder / "log.jsonl" if parallel.is_main else None, kept) as log,
+        make_display(config.steps, config.print_every, silent=not parallel.is_main) as display,
         stop_requests() as stop,
     ):
         for note in data.notes:
             display.line(f"note: {note}")
+        processes = f"; {parallel.world} processes" if parallel.world > 1 else ""
         display.line(
             f"{config.method}: {describe(model)}, vocabulary {data.vocab}, {len(data.train):,} tokens to "
-            f"train on, {len(data.held_out):,} held out; writing to {folder}"
+            f"train on, {len(data.held_out):,} held out; writing to {folder}{processes}"
         )
-        record = Record(log, display, config.steps, config.batch * config.seq * config.accumulate)
+        tokens = config.batch * config.seq * config.accumulate * parallel.world
+        record = Record(log, display, config.steps, tokens)
         if done:
             record.replay(kept)
             display.line(f"resuming after step {done}")
             log.write("resume", step=done, versions=versions())
         else:
             log.write("start", config=config.to_dict(), versions=versions(), vocab=data.vocab)
-        train(config, model, data, record, stop, checkpoints)
+        train(config, model, data, record, stop, checkpoints, parallel)
         stopped = len(record.losses) < config.steps
         summary = _summary(config, model, record, stopped)
         log.write("end", **{key: value for key, value in summary.items() if key != "config"})
-    _save_weights(model, folder / "weights.pt")
-    write_json(folder / "summary.json", summary)
-    if not stopped:
-        _finish(config, folder, model, data)
-    return RunResult(folder, summary, stop.exit_code if stopped else 0, record.losses, record.updates)
+    if parallel.is_main:
+        _save_weights(model, folder / "weights.pt")
+        write_json(folder / "summary.json", summary)
+        if not stopped:
+            _finish(config, folder, model, data)
+    exit_code = EXIT_CODES[signal.SIGTERM] if parallel.world > 1 else stop.exit_code
+    return RunResult(folder, summary, exit_code if stopped else 0, record.losses, record.updates)
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:
@@ -126,10 +139,9 @@ def _summary(config: PretrainConfig, model: nn.Module, record: Record, stopped: 
 
 
 def _choose_folder(config: PretrainConfig) -> Path:
-    if config.out is None:
-        started = time.strftime("%Y%m%d-%H%M%S")
-        return Path("runs") / f"{config.method}-{Path(config.model).stem}-{started}"
-    folder = Path(config.out)
+    """The run's folder, made."""
+    started = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(config.out or f"runs/{config.method}-{Path(config.model).stem}-{started}")
     if (folder / "log.jsonl").exists() and not config.overwrite and config.resume == "never":
         raise ConfigError(
             f"--out {folder} already holds a run; choose another, or say --resume auto or --overwrite"
