@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     cmake_prefix_path: str
     from smet._plan import SKIP as SKIP
+    from smet._sharded import average_sparse_gradients as average_sparse_gradients
+    from smet._sharded import clip_grad_norm_ as clip_grad_norm_
     from smet.checkpoint import Checkpoint as Checkpoint
     from smet.checkpoint import CheckpointError as CheckpointError
     from smet.checkpoint import latest_checkpoint as latest_checkpoint
@@ -44,6 +46,8 @@ _MODULE_OF = {
     "SparseLinear": "sparse_linear",
     "TopologyScheduler": "topology_scheduler",
     "TopologyUpdate": "topology_scheduler",
+    "average_sparse_gradients": "_sharded",
+    "clip_grad_norm_": "_sharded",
     "densify_": "convert",
     "estimate": "memory_estimate",  # a module of the same name would take the function's place
     "latest_checkpoint": "checkpoint",

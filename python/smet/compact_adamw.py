@@ -16,6 +16,7 @@ from smet import _C
 from smet import _adamw_state as adamw_state
 from smet import _processes as processes
 from smet._names import canonical_name
+from smet._sharded import check_not_sharded, local_parameter
 
 Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 _LOG = logging.getLogger("smet")
@@ -123,6 +124,8 @@ class CompactAdamW(torch.optim.Optimizer):
         self.on_nonfinite, self.skipped_steps = on_nonfinite, 0
         self._process_group = process_group
         model = params if isinstance(params, nn.Module) else None
+        if model is not None:
+            check_not_sharded(model)
         super().__init__(
             list(params.named_parameters()) if isinstance(params, nn.Module) else params, defaults
         )
@@ -201,7 +204,8 @@ class CompactAdamW(torch.optim.Optimizer):
                     state = self.state[param]
                     if not state:  # frozen until now
                         state.update(adamw_state.new_state(param))
-                    items.append((param, state, names[i] if names else "", index + i))
+                    part, part_state = local_parameter(param, state)
+                    items.append((part, part_state, names[i] if names else "", index + i))
             index += len(group["params"])
             if items:
                 calls.append((group, items))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smet import _C, _processes
+from smet._sharded import check_not_sharded
 from smet._topology_agreement import check_equal, share_candidates
 from smet.convert import sparse_layers
 from smet.sparse_linear import SparseLinear
@@ -76,6 +77,7 @@ class TopologyScheduler:
         process_group: Any = "default",
     ) -> None:
         self._layers = dict(_unique(sparse_layers(_checked_model(model))))
+        check_not_sharded(model)
         self._opt, self._process_group = opt, process_group
         _check_optimizer(opt, self._layers)
         options = {

@@ -7,12 +7,19 @@ Every scenario returns what the tests look at; rank R writes FOLDER/R.pt.
 import datetime
 import sys
 import traceback
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import smet
@@ -23,8 +30,10 @@ INTERVAL, STEPS = 3, 10
 def build(seed=0, dtype=torch.float64, topology_seed=0, grow="random", **options):
     """A sparse model; n of the first layer is odd."""
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(13, 21), nn.Tanh(), nn.Linear(21, 9), nn.Tanh(), nn.Linear(9, 5)).to(dtype)
-    smet.sparsify_(model, density=0.35, skip=("4",), seed=topology_seed)
+    model = nn.Sequential(nn.Linear(13, 21), nn.Tanh(), nn.Linear(21, 9), nn.Tanh(), nn.Linear(9, 5)).to(
+        dtype
+    )
+    smet.sparsify_(model, density=0.37, skip=("4",), seed=topology_seed)
     opt = smet.CompactAdamW(model, lr=1e-2, **options)
     topo = smet.TopologyScheduler(
         model, opt, interval=INTERVAL, fraction=0.3, total_steps=STEPS, stop=1.0, grow=grow
@@ -37,7 +46,7 @@ def batch(step, part, rows, dtype=torch.float64):
     return torch.randn(rows, 13, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def train(replica, model, opt, topo, first, last, rank, world, accumulate=1, clip=None):
+def train(replica, model, opt, topo, first, last, rank, world, accumulate=1, clip=None, sharded=False):
     """Each step's rows are dealt out to the processes; returns the norms before clipping."""
     norms = []
     for step in range(first, last):
@@ -48,8 +57,11 @@ def train(replica, model, opt, topo, first, last, rank, world, accumulate=1, cli
             inside = isinstance(replica, DDP) and part < accumulate - 1
             with replica.no_sync() if inside else nullcontext():
                 (replica(mine).square().mean() / accumulate).backward()
+        if sharded:
+            smet.average_sparse_gradients(model)
         if clip:
-            norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip)))
+            clip_ = smet.clip_grad_norm_ if sharded else torch.nn.utils.clip_grad_norm_
+            norms.append(float(clip_(model if sharded else model.parameters(), clip)))
         opt.step()
         topo.step()
     return norms
@@ -64,7 +76,7 @@ def tensors(model, opt):
 
 def run(rank, world, **options):
     model, opt, topo = build(**options)
-    replica = DDP(model)
+    replica = DDP(model) if world > 1 else model
     norms = train(replica, model, opt, topo, 0, STEPS, rank, world, clip=0.5)
     return {"tensors": tensors(model, opt), "hash": topo.hash(), "norms": norms}
 
@@ -79,6 +91,65 @@ def ddp_fp32_gradient_growth(rank, world, folder):
 
 def different_torch_seeds(rank, world, folder):
     return run(rank, world, seed=rank)
+
+
+def full(found):
+    return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in found.items()}
+
+
+def shard(model, **options):
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    fully_shard(model[4], mesh=mesh, **options)  # a dense layer by itself, the rest in one piece
+    return fully_shard(model, mesh=mesh, **options)
+
+
+def fsdp2(rank, world, folder):
+    """Dense parameters sharded, sparse layers whole: the result of DDP. Saved and loaded by torch's DCP."""
+    model, _, _ = build()
+    shard(model, ignored_params=smet.sparse_parameters(model))
+    sharded = [name for name, param in model.named_parameters() if isinstance(param, DTensor)]
+    opt = smet.CompactAdamW(model, lr=1e-2)
+    topo = smet.TopologyScheduler(model, opt, interval=INTERVAL, fraction=0.3, total_steps=STEPS, stop=1.0)
+    norms = train(model, model, opt, topo, 0, 5, rank, world, clip=0.5, sharded=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = {"topology": topo.state_dict()}
+        state["model"], state["opt"] = get_state_dict(model, opt)
+        dcp.save(state, checkpoint_id=folder / "dcp")
+    norms += train(model, model, opt, topo, 5, STEPS, rank, world, clip=0.5, sharded=True)
+    end = full(tensors(model, opt))
+    refused = error_of(lambda: smet.save_checkpoint(folder / "fsdp", model, opt, topo, step=1))
+
+    other, _, _ = build(seed=6, topology_seed=6)
+    shard(other, ignored_params=smet.sparse_parameters(other))
+    other_opt = smet.CompactAdamW(other, lr=1e-2)
+    other_topo = smet.TopologyScheduler(
+        other, other_opt, interval=INTERVAL, fraction=0.3, total_steps=STEPS, stop=1.0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = {"topology": other_topo.state_dict()}
+        state["model"], state["opt"] = get_state_dict(other, other_opt)
+        dcp.load(state, checkpoint_id=folder / "dcp")
+        set_state_dict(other, other_opt, model_state_dict=state["model"], optim_state_dict=state["opt"])
+    other_topo.load_state_dict(state["topology"])
+    train(other, other, other_opt, other_topo, 5, STEPS, rank, world, clip=0.5, sharded=True)
+    again = full(tensors(other, other_opt))
+    return {
+        "sharded": sharded,
+        "tensors": end,
+        "hash": topo.hash(),
+        "norms": norms,
+        "refused": refused,
+        "dcp": [name for name in end if not torch.equal(end[name], again[name])],
+    }
+
+
+def fsdp2_without_ignored_params(rank, world, folder):
+    model, _, _ = build()
+    shard(model)
+    with_topology = error_of(lambda: smet.TopologyScheduler(model, total_steps=9))
+    return {"optimizer": error_of(lambda: smet.CompactAdamW(model)), "topology": with_topology}
 
 
 def error_of(action):
@@ -138,27 +209,32 @@ def nan_skip(rank, world, folder):
             model[0].values.grad[0] = float("inf")
         opt.step()
         topo.step()
-    return {"skipped": opt.skipped_steps, "steps": topo.steps, "hash": topo.hash(), "tensors": tensors(model, opt)}
+    return {
+        "skipped": opt.skipped_steps,
+        "steps": topo.steps,
+        "hash": topo.hash(),
+        "tensors": tensors(model, opt),
+    }
 
 
 def shipped_bytes(rank, world, folder):
-    """Buffers that DDP broadcasts before a forward pass, and gradient bytes per step of two backward passes."""
+    """Buffers that DDP broadcasts before a forward pass; numbers exchanged in a step of three backward ones."""
     model, opt, topo = build(dtype=torch.float32)
     replica = DDP(model)
     sent = []
 
     def count(state, bucket):
         sent.append(bucket.buffer().numel())
-        return dist.algorithms.ddp_comm_hooks.default_hooks.allreduce_hook(state, bucket)
-
-    import torch.distributed.algorithms.ddp_comm_hooks.default_hooks
+        return default_hooks.allreduce_hook(state, bucket)
 
     replica.register_comm_hook(None, count)
     train(replica, model, opt, topo, 0, 1, rank, world, accumulate=2)
+    sent.clear()
+    train(replica, model, opt, topo, 1, 2, rank, world, accumulate=3)
+    ignored = replica.parameters_to_ignore
     return {
-        "buffers": [name for name, _ in replica.named_module_buffers.items()]
-        if isinstance(replica.named_module_buffers, dict)
-        else len(list(replica.modules_buffers)),
+        "buffers": sorted(name for name, _ in replica.named_buffers() if name[7:] not in ignored),
+        "broadcast": len(replica.modules_buffers),
         "gradients": sent,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
@@ -198,7 +274,7 @@ def checkpoints(rank, world, folder):
 
 SCENARIOS = (
     *(ddp, ddp_fp32_gradient_growth, different_torch_seeds, desync, desync_of_seeds),
-    *(nan_raise, nan_skip, shipped_bytes, checkpoints),
+    *(nan_raise, nan_skip, shipped_bytes, checkpoints, fsdp2, fsdp2_without_ignored_params),
 )
 
 
