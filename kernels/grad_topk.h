@@ -14,8 +14,9 @@ struct GradCandidate {
   std::int64_t position;
 };
 
-// The running top k. At most 2k + 65,536 candidates are held, each twice while they are thinned; every tile is filtered against the k-th best so
-// far, so the result does not depend on the tiling. NaN gradients order last (never grown before a number).
+// The running top k. At most 2k + 65,536 candidates are held, each twice while they are thinned; every tile
+// is filtered against the k-th best so far, so the result does not depend on the tiling. NaN gradients order
+// last (never grown before a number).
 struct GradTopk {
   std::int64_t k = 0;
   std::vector<GradCandidate> candidates;
@@ -40,5 +41,22 @@ namespace cpu {
 Status grad_topk_tile(const Executor& executor, const GradTopkTileArgs& args, GradTopk& state);
 std::vector<std::int64_t> grad_topk_finish(const Executor& executor, GradTopk& state);
 }  // namespace cpu
+namespace cuda {
+
+// One layer's search. Begin, then its tiles, then finish, all on one stream with one scratch.
+struct GradTopkLayer {
+  std::int64_t rows, cols;
+  std::int64_t k;
+  DType grad_dtype;  // of every tile, f32 or f64
+};
+std::int64_t grad_topk_scratch(const GradTopkLayer& layer);  // 48 k bytes, 1 MB, and 0.13 per position
+Status grad_topk_begin(Stream stream, const GradTopkLayer& layer, void* scratch);
+Status grad_topk_tile(Stream stream, const GradTopkLayer& layer, const GradTopkTileArgs& args, void* scratch);
+// positions [k]: ascending; *found = how many were written, fewer than k when fewer inactive positions passed
+// by.
+Status grad_topk_finish(Stream stream, const GradTopkLayer& layer, std::int64_t* positions,
+                        std::int64_t* found, void* scratch);
+
+}  // namespace cuda
 
 }  // namespace smet::kernels

@@ -37,7 +37,7 @@ Status draw_positions(const DrawPositionsArgs& args);
 namespace cpu {
 // At most 1.1 MB of scratch. Out of memory: `chosen` is in an undefined state.
 Status draw_positions(const Executor& executor, const DrawPositionsArgs& args);
-}
+}  // namespace cpu
 namespace cuda {
 // *fault = 1, and nothing is chosen, where `inactive` is not the mask's: only the device can see that.
 std::int64_t draw_positions_scratch();

@@ -49,8 +49,8 @@ __device__ __forceinline__ bool agrees(const SelectItem& item, const SelectItem&
   return item.key == last.key && shifted_right(item.index, above) == shifted_right(last.index, above);
 }
 
-static __global__ void __launch_bounds__(kSelectThreads)
-    begin_select_kernel(Selection* selection, std::uint64_t k) {
+// Begins a selection of k items; by one block.
+__device__ __forceinline__ void begin_selection(Selection* selection, std::uint64_t k) {
   for (int bin = static_cast<int>(threadIdx.x); bin < kDigitBins; bin += kSelectThreads)
     selection->bins[bin] = 0;
   if (threadIdx.x != 0) return;
@@ -58,6 +58,11 @@ static __global__ void __launch_bounds__(kSelectThreads)
   selection->left = k;
   selection->none = k == 0 ? 1 : 0;
   selection->settled = k == 0 ? 1 : 0;
+}
+
+static __global__ void __launch_bounds__(kSelectThreads)
+    begin_select_kernel(Selection* selection, std::uint64_t k) {
+  begin_selection(selection, k);
 }
 
 // Counts the digits of the items that are still in question. Source: items(), the number of items, and
@@ -116,14 +121,13 @@ static __global__ void __launch_bounds__(kSelectThreads)
   for (int i = 0; i < kBinsPerThread; ++i) selection->bins[first + i] = 0;
 }
 
-// Finds the k first of a source whose keys have `key_bits` bits and whose indices are below `index_end`.
-// `most_items` bounds source.items(). k is at most the number of items.
+// The digits of a selection that has begun. The source's keys have `key_bits` bits, its indices are below
+// `index_end`; `most_items` bounds source.items().
 template <typename Source>
-void radix_select(Launches& launches, const Source& source, std::int64_t most_items, std::int64_t k,
-                  int key_bits, std::int64_t index_end, Selection* selection) {
+void select_digits(Launches& launches, const Source& source, std::int64_t most_items, int key_bits,
+                   std::int64_t index_end, Selection* selection) {
   constexpr std::int64_t kItemsPerBlock = 16 * kSelectThreads;
   const int index_bits = std::bit_width(static_cast<std::uint64_t>(index_end));
-  launches(1, kSelectThreads, begin_select_kernel, selection, static_cast<std::uint64_t>(k));
   for (const bool of_index : {false, true}) {
     for (int above = of_index ? index_bits : key_bits; above > 0; above -= kDigitBits) {
       const int bits = std::min(above, kDigitBits);
@@ -133,6 +137,14 @@ void radix_select(Launches& launches, const Source& source, std::int64_t most_it
       launches(1, kSelectThreads, settle_digit_kernel, selection, digit, of_index && digit.shift == 0);
     }
   }
+}
+
+// Finds the k first of a source. k is at most the number of items.
+template <typename Source>
+void radix_select(Launches& launches, const Source& source, std::int64_t most_items, std::int64_t k,
+                  int key_bits, std::int64_t index_end, Selection* selection) {
+  launches(1, kSelectThreads, begin_select_kernel, selection, static_cast<std::uint64_t>(k));
+  select_digits(launches, source, most_items, key_bits, index_end, selection);
 }
 
 }  // namespace smet::kernels::cuda

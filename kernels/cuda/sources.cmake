@@ -5,7 +5,9 @@ set(SMET_CUDA_SOURCES
   adamw_step.cu
   expand.cu
   gather.cu
+  grad_topk.cu
   keyed_draws.cu
   mask_rank.cu
+  norm.cu
   topology_update.cu)
 list(TRANSFORM SMET_CUDA_SOURCES PREPEND "${CMAKE_CURRENT_LIST_DIR}/")
