@@ -18,7 +18,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 compile() {  # FILE ARCHITECTURE
   object="$1/$(basename "$2" .cu).sm_$3"
-  nvcc --options-file kernels/cuda/nvcc.options -I. -arch="sm_$3" -cubin -Xptxas -v "$2" -o "$object.cubin" \
+  nvcc -std=c++20 -O3 --options-file kernels/cuda/nvcc.options -I. -arch="sm_$3" -cubin -Xptxas -v "$2" -o "$object.cubin" \
     2>"$object.log" || { cat "$object.log" >&2; echo "smet: $2 does not compile for sm_$3" >&2; exit 255; }
 }
 export -f compile

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // smet::adamw_step_: one AdamW step of every tensor of a model in one call (kernels/adamw_step.h has the
 // formula). Everything is checked before the first write.
-#include "kernels/adamw_step.h"
+#include "src/ops/adamw_step.h"
 
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
@@ -197,11 +197,13 @@ Prepared prepare(const Arguments& args) {
   return prepared;
 }
 
-void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs,
-                    TensorList cohorts, TensorList tables, at::ArrayRef<double> beta1,
-                    at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
-                    const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                    const c10::List<std::string>& names, bool check_finite) {
+}  // namespace
+
+void adamw_step_with(const AdamWKernels& kernels, TensorList params, TensorList grads, TensorList exp_avgs,
+                     TensorList exp_avg_sqs, TensorList cohorts, TensorList tables,
+                     at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
+                     at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
+                     const c10::List<std::string>& names, bool check_finite) {
   const Arguments args{params, grads, exp_avgs, exp_avg_sqs, cohorts,       tables, beta1,
                        beta2,  eps,   l2,       maximize,    rounding_keys, names};
   check_lengths(args);
@@ -210,15 +212,32 @@ void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, Te
   const Prepared prepared = prepare(args);
   const auto count = static_cast<int64_t>(params.size());
   if (check_finite) {
-    const int64_t bad = kernels::cpu::first_nonfinite(executor(), prepared.grads.data(), count);
+    const int64_t bad = kernels.first_nonfinite(prepared.grads.data(), count);
     TORCH_CHECK(bad < 0, "smet::adamw_step_: the gradient of '", std::string(names[static_cast<size_t>(bad)]),
                 "' holds NaN or infinity; nothing was changed. Find where the loss left the finite range, or "
                 "skip this step (a GradScaler does)");
   }
-  check_status(kernels::cpu::adamw_step(executor(), {prepared.tensors.data(), count}), "adamw_step_");
+  check_status(kernels.step({prepared.tensors.data(), count}), "adamw_step_");
   for (const auto& [destination, copy] : prepared.copy_back) destination.copy_(copy);
   // What autograd saved of these tensors is now stale; without this a backward through it would not notice.
   for (const Tensor& param : params) param.unsafeGetTensorImpl()->bump_version();
+}
+
+namespace {
+
+void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs,
+                    TensorList cohorts, TensorList tables, at::ArrayRef<double> beta1,
+                    at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
+                    const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
+                    const c10::List<std::string>& names, bool check_finite) {
+  const auto first_nonfinite = [](const kernels::Buffer* grads_of, int64_t count) {
+    return kernels::cpu::first_nonfinite(executor(), grads_of, count);
+  };
+  const auto step = [](const kernels::AdamWStepArgs& args) {
+    return kernels::cpu::adamw_step(executor(), args);
+  };
+  adamw_step_with({first_nonfinite, step}, params, grads, exp_avgs, exp_avg_sqs, cohorts, tables, beta1,
+                  beta2, eps, l2, maximize, rounding_keys, names, check_finite);
 }
 
 }  // namespace

@@ -8,7 +8,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/InferenceMode.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 
 #include "kernels/mask_rank.h"
 #include "kernels/topology_update.h"
+#include "src/ops/carried.h"
 #include "src/ops/kernel_glue.h"
 
 namespace smet::ops {
@@ -27,7 +27,6 @@ using at::Tensor;
 using at::TensorList;
 using std::optional;
 
-constexpr int64_t kCohortIds = 256;
 constexpr int64_t kCopyBytes = 1 << 20;  // one chunk of a copy
 
 uint32_t* mask_words(const Tensor& mask) {
@@ -131,31 +130,6 @@ std::tuple<Tensor, Tensor> topology_plan_cpu(const Tensor& mask, const Tensor& r
   return {new_mask, nan_count};
 }
 
-struct Carried {
-  const Tensor& tensor;
-  const char* what;
-};
-
-void check_carried(const std::vector<Carried>& all, int64_t n) {
-  std::vector<const void*> addresses;
-  for (const auto& [tensor, what] : all) {
-    const bool one_layer = tensor.dim() == 1 && tensor.numel() == n && tensor.is_contiguous();
-    TORCH_CHECK_VALUE(one_layer, "smet: ", what, " has shape ", tensor.sizes(), " and strides ",
-                      tensor.strides(), "; expected contiguous [", n, "], one per active weight");
-    TORCH_CHECK_VALUE(tensor.device() == all.front().tensor.device(), "smet: ", what, " is on ",
-                      tensor.device(), "; expected ", all.front().tensor.device());
-    const int64_t bytes = tensor.element_size();
-    TORCH_CHECK_TYPE(bytes == 1 || bytes == 2 || bytes == 4 || bytes == 8, "smet: ", what, " has dtype ",
-                     tensor.scalar_type(), "; expected elements of 1, 2, 4 or 8 bytes");
-    TORCH_CHECK_VALUE(!tensor.is_inference() || c10::InferenceMode::is_enabled(), "smet: ", what,
-                      " is an inference tensor; update it inside torch.inference_mode() or clone() it");
-    if (n > 0) addresses.push_back(tensor.const_data_ptr());
-  }
-  std::sort(addresses.begin(), addresses.end());
-  TORCH_CHECK_VALUE(std::adjacent_find(addresses.begin(), addresses.end()) == addresses.end(),
-                    "smet: two of values and moments share memory; expected separate tensors");
-}
-
 void copy_bytes(void* destination, const void* source, int64_t bytes) {
   kernels::for_chunks(executor(), (bytes + kCopyBytes - 1) / kCopyBytes, [&](int64_t chunk) {
     const int64_t begin = chunk * kCopyBytes;
@@ -168,19 +142,8 @@ Tensor topology_commit_cpu(const Tensor& values, const Tensor& mask, const Tenso
                            const optional<Tensor>& cohort, const Tensor& new_mask, int64_t cols,
                            int64_t newborn_cohort, const Tensor& scratch) {
   const int64_t n = values.numel();
-  std::vector<Carried> carried;
-  if (cohort.has_value()) carried.push_back({*cohort, "cohort"});  // first: its kernel may ask for memory
-  carried.push_back({values, "values"});
-  for (const Tensor& moment : moments) carried.push_back({moment, "a moment or gradient"});
-  check_carried(carried, n);
-  TORCH_CHECK_TYPE(!cohort.has_value() || cohort->scalar_type() == at::kByte, "smet: cohort has dtype ",
-                   cohort->scalar_type(), "; expected uint8");
-  TORCH_CHECK_VALUE(newborn_cohort >= 1 && newborn_cohort < kCohortIds, "smet: newborn_cohort is ",
-                    newborn_cohort, "; expected 1 to 255 (0 is the initial weights)");
-  TORCH_CHECK_VALUE(scratch.scalar_type() == at::kByte && scratch.is_contiguous() &&
-                        scratch.numel() >= commit_scratch_bytes(values, moments),
-                    "smet: scratch is ", scratch.scalar_type(), " ", scratch.sizes(), "; expected at least ",
-                    commit_scratch_bytes(values, moments), " bytes of uint8");
+  const Carried carried = check_carried(values, moments, cohort, newborn_cohort);
+  check_commit_scratch(scratch, values, moments);
 
   const kernels::Pattern old_pattern = make_pattern(mask, rank, cols, n);
   const Tensor new_rank = at::empty_like(rank);
@@ -227,14 +190,9 @@ Tensor topology_update_cpu(const Tensor& values, const Tensor& mask, const Tenso
       topology_plan_cpu(mask, rank, score, score_magnitude, cols, k, grow_positions, key, update);
   const Tensor scratch =
       at::empty({commit_scratch_bytes(values, moments)}, values.options().dtype(at::kByte));
-  const Tensor result = at::empty({2 + kCohortIds}, at::TensorOptions(at::kLong));
   const Tensor died =
       topology_commit_cpu(values, mask, rank, moments, cohort, new_mask, cols, newborn_cohort, scratch);
-  auto* out = result.mutable_data_ptr<int64_t>();
-  out[0] = k;
-  out[1] = *nan_count.const_data_ptr<int64_t>();
-  std::copy_n(died.const_data_ptr<int64_t>(), kCohortIds, out + 2);
-  return result;
+  return update_summary(k, *nan_count.const_data_ptr<int64_t>(), died);
 }
 
 }  // namespace

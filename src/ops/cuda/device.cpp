@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "src/ops/cuda/device.h"
+
+#include <c10/cuda/CUDAStream.h>
+
+namespace smet::ops::cuda {
+
+kernels::cuda::Stream current_stream(c10::Device device) {
+  return c10::cuda::getCurrentCUDAStream(device.index()).stream();
+}
+
+at::Tensor upload(const at::Tensor& host, c10::Device device) {
+  return host.pin_memory().to(device, /*non_blocking=*/true);
+}
+
+}  // namespace smet::ops::cuda

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Trains a small network and saves every tensor: gpusim_training.py OUT DTYPE [OPERATORS].
+
+With OPERATORS, the library that tests/gpusim/path builds, every operator of smet is the CUDA one, over the
+kernels of kernels/cuda that gpusim executes on the CPU.
+"""
+
+import sys
+
+import torch
+
+import smet
+
+STEPS, INTERVAL = 60, 19
+
+
+def numbers(rows, cols, step):
+    i = torch.arange(rows * cols)
+    hashed = (i * 7919 + step * 104729 + 12345) * 2654435761 % 4294967296
+    return (hashed % 2048).float().reshape(rows, cols) / 1024 - 1
+
+
+class Net(torch.nn.Module):
+    """Sparse layers of one and of two segments with ragged ends, a bias, and a dense layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = smet.SparseLinear(40, 1061, density=0.3, seed=5, name="up")
+        self.norm = torch.nn.LayerNorm(1061)
+        self.down = smet.SparseLinear(1061, 33, bias=False, density=0.2, seed=5, name="down")
+
+    def forward(self, x):
+        return self.down(torch.relu(self.norm(self.up(x))))
+
+
+def train(dtype):
+    torch.manual_seed(0)
+    net = Net().to(dtype)
+    opt = smet.CompactAdamW(net, lr=4e-3, weight_decay=0.01, warmup=INTERVAL)
+    topo = smet.TopologyScheduler(
+        net, opt, interval=INTERVAL, fraction=0.3, stop=1.0, total_steps=STEPS + 1, seed=9
+    )
+    saved = {}
+    for step in range(STEPS):
+        opt.zero_grad()
+        y = net(numbers(8, 40, step).to(dtype))
+        torch.nn.functional.mse_loss(y.float(), numbers(8, 33, step // 7)).backward()
+        opt.step()
+        if topo.step():
+            saved |= {f"update {topo.updates} {n}": b.clone() for n, b in net.named_buffers()}
+    saved |= {n: t.detach() for n, t in [*net.named_parameters(), *net.named_buffers()]}
+    for name, parameter in net.named_parameters():
+        state = opt.state[parameter]
+        saved |= {f"{name}.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "cohort") if key in state}
+    saved["updates"] = torch.tensor(topo.updates)
+    return saved
+
+
+if __name__ == "__main__":
+    out, dtype = sys.argv[1:3]
+    torch.set_num_threads(1)
+    if len(sys.argv) > 3:
+        torch.ops.load_library(sys.argv[3])
+    tensors = train(getattr(torch, dtype))
+    if len(sys.argv) > 3:
+        tensors["launches"] = torch.tensor(torch.ops.smet.gpusim_launches())
+    torch.save(tensors, out)
