@@ -10,7 +10,7 @@ TEST_SOURCES := $(shell find tests/cpp tests/gpusim benchmarks -type f)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-.PHONY: demo test build lint bench clean
+.PHONY: demo test build lint bench bench-kernels clean
 
 build: build/package
 
@@ -21,7 +21,13 @@ test: build/tests
 	$(BIN)/ctest --test-dir build --output-on-failure -j $(JOBS)
 	$(BIN)/python -m pytest
 
-bench: build/tests
+bench: build/package
+	$(BIN)/smet bench layer --peers
+	$(BIN)/smet bench optimizer
+	$(BIN)/smet bench topology
+	$(BIN)/smet bench step --model 60m --density .25 .1
+
+bench-kernels: build/tests
 	scripts/bench.sh build/benchmarks
 
 lint: build/package

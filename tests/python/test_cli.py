@@ -24,8 +24,9 @@ def run(capsys, *argv):
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["pretrain", "--help"], ["demo", "--help"], ["plot", "--help"]])
-def test_help_loads_no_torch(argv):
+@pytest.mark.parametrize("command", ["", "pretrain", "demo", "plot", "bench", "bench step"])
+def test_help_loads_no_torch(command):
+    argv = [*command.split(), "--help"]
     code = (
         "import sys\nfrom smet.cli import main\n"
         f"try:\n    main({argv})\nexcept SystemExit as stop:\n    assert stop.code == 0, stop.code\n"

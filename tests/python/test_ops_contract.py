@@ -205,9 +205,7 @@ def test_scratch_is_bounded_by_a_constant_times_threads(threads):
     calls = {
         "forward": lambda: OPS.sparse_linear(x, values, mask, rank, None, "expand_gemm"),
         "input": lambda: OPS.sparse_linear_backward_input(dy, values, mask, rank, cols, "expand_gemm"),
-        "values": lambda: OPS.sparse_linear_backward_values(
-            dy, x, mask, rank, values.numel(), "expand_gemm"
-        ),
+        "values": lambda: OPS.sparse_linear_backward_values(dy, x, mask, rank, values.numel(), "expand_gemm"),
         "topk": lambda: OPS.grad_topk_(torch.zeros(5, dtype=torch.int64), dy, x, mask),
     }
     for count in (1, 2):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from smet.cli import demo, estimate, generate, info, plot, pretrain
+from smet.cli import bench, demo, estimate, generate, info, plot, pretrain
 from smet.cli.parser import Parser
 from smet.train.errors import TrainerError
 
@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": generate,
     "plot": plot,
     "estimate": estimate,
+    "bench": bench,
     "info": info,
 }
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command_parser = command.make_parser()
         subcommands.add_subcommand(name, command_parser, help=command.HELP)
         command_parser.prog = f"smet {name}"
+        if command is bench:  # jsonargparse wants a level's commands before those of the next
+            bench.add_tables(command_parser)
     arguments = parser.parse_args(None if argv is None else list(argv))
     name = arguments.command
     try:

@@ -22,14 +22,12 @@ def run(arguments: Any) -> int:
 
     import smet
 
-    engine = smet._C
-    isa = engine.active_isa() if hasattr(engine, "active_isa") else "unknown"
     for name, value in {
         "smet": smet.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "instruction set": isa,
+        "instruction set": smet._C.active_isa(),
         "threads": torch.get_num_threads(),
         "torch's CUDA": torch.version.cuda or "none",
         "smet's CUDA kernels": "no",

@@ -16,8 +16,9 @@ from smet.train.config import PretrainConfig
 
 _UNKNOWN = re.compile(r"unrecognized arguments?: (.*)", re.IGNORECASE | re.DOTALL)
 _CHOICE = re.compile(r"invalid choice: '([^']*)'")
+_NO_COMMAND = re.compile(r'expected "(command|bench\.table)"')
 _BAD_KEY = re.compile(r"does not accept option '([\w.]+)'")
-_BAD_VALUE = re.compile(r'Parser key "([\w.]+)":.*(?:Got|Given) value: ([^\n]*)', re.DOTALL)
+_BAD_VALUE = re.compile(r'Parser key "([\w.]+)"(?: element \d+)?:.*(?:Got|Given) value: ([^\n]*)', re.DOTALL)
 
 
 class _Help(DefaultHelpFormatter):
@@ -26,7 +27,8 @@ class _Help(DefaultHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
         if not isinstance(action, ActionYesNo) and action.default not in (None, argparse.SUPPRESS):
-            text += f" ({action.default})"
+            default = action.default
+            text += f" ({' '.join(map(str, default)) if isinstance(default, list) else default})"
         return text
 
 
@@ -57,8 +59,8 @@ class Parser(ArgumentParser):
             return (
                 f"there is no command '{found[1]}'{suggestion(found[1], names)}; there are {', '.join(names)}"
             )
-        if 'expected "command"' in message:
-            return "a command is missing; see smet --help"
+        if _NO_COMMAND.search(message):
+            return f"a command is missing; see {self.prog} --help"
         if found := _BAD_KEY.search(message):
             known = (field.name for field in dataclasses.fields(PretrainConfig))
             return f"--config: there is no option '{found[1]}'{suggestion(found[1], known)}"

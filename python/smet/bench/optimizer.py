@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""CompactAdamW's step per active weight against torch's fused AdamW per weight, on as many weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+import smet
+from smet import _C
+from smet.bench.goals import ADAMW
+from smet.bench.rounds import Body, run_rounds
+from smet.bench.rows import Row
+
+DENSE = "torch AdamW, fused"
+DENSITY = 0.25
+_POSITIONS = round(1 / DENSITY)  # for one active weight
+_STEP = 1000  # of a run whose cohorts are of all ages
+_YOUNG = 50  # one weight in so many was grown at the last update
+
+
+def measure_optimizer(weights: int, layers: int, dtype: torch.dtype, rounds: int, peers: bool) -> list[Row]:
+    """A row for dense parameters, and for sparse ones with few and many live cohorts."""
+    cases: dict[str, tuple[Callable[[], Body], float]] = {
+        "dense parameters": (lambda: smet.CompactAdamW(_parameters(weights, layers, dtype)).step, 1.0),
+        "all mature": (lambda: _compact(weights, layers, dtype, 1, 2), DENSITY),
+        "2 % young": (lambda: _compact(weights, layers, dtype, 2, _YOUNG), DENSITY),
+        "40 cohorts": (lambda: _compact(weights, layers, dtype, 40, 2), DENSITY),
+        "40 cohorts, unchecked": (lambda: _compact(weights, layers, dtype, 40, 2, "ignore"), DENSITY),
+    }
+    bodies: dict[str, Body] = {name: make() for name, (make, _) in cases.items()}
+    bodies[DENSE] = AdamW(_parameters(weights, layers, dtype), fused=True).step
+    if peers:
+        bodies["torch AdamW, foreach"] = AdamW(_parameters(weights, layers, dtype), foreach=True).step
+    measured = run_rounds(bodies, DENSE, rounds)
+    return [
+        Row(
+            op="adamw_step",
+            sparse=measured.times(name),
+            dense=measured.times(DENSE),
+            case=name,
+            density=cases[name][1] if name in cases else None,
+            weights=weights,
+            goal=ADAMW if name in cases else None,
+            rounds=measured.kept,
+            rejected=measured.rejected,
+        )
+        for name in bodies
+        if name != DENSE
+    ]
+
+
+def _parameters(weights: int, layers: int, dtype: torch.dtype) -> list[nn.Parameter]:
+    """Equal layers with gradients."""
+    result = []
+    for _ in range(layers):
+        parameter = nn.Parameter(torch.randn(weights // layers).to(dtype))
+        parameter.grad = torch.randn_like(parameter)
+        result.append(parameter)
+    return result
+
+
+def _compact(
+    weights: int, layers: int, dtype: torch.dtype, cohorts: int, spread: int, on_nonfinite: str = "raise"
+) -> Body:
+    """CompactAdamW late in a run: births 1 to cohorts - 1 on every `spread`-th weight, all others mature."""
+    parameters = _parameters(weights, layers, dtype)
+    for index, parameter in enumerate(parameters):
+        _C.register_values(parameter, _POSITIONS, parameter.numel(), f"layer{index}")
+    optimizer = smet.CompactAdamW(parameters, on_nonfinite=on_nonfinite)
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        state["step"].fill_(_STEP)
+        for cohort in range(1, cohorts):
+            state["births"][cohort] = _STEP - 10 * (cohorts - cohort)
+            state["cohort"][cohort * spread // 2 :: (cohorts - 1) * spread] = cohort
+    return optimizer.step
