@@ -11,8 +11,6 @@
 namespace smet::kernels::cpu {
 namespace {
 
-// Rows of dy in one piece of the values gradient: enough to make loading a panel of x cheap.
-constexpr std::int64_t kGradientRows = 128;
 // Tokens whose packed x and dy exist at a time in a backward pass, for each thread at least one tile.
 constexpr std::int64_t kBackwardTokens = 512;
 
@@ -40,14 +38,14 @@ void* at(void* data, std::int64_t element, std::int64_t bytes) {
 }
 
 std::int64_t tile_count(const Call& call, std::int64_t tokens) {
-  return (tokens + call.shape.width() - 1) / call.shape.width();
+  return (tokens + call.shape.width - 1) / call.shape.width;
 }
 
 void pack(const Call& call, const Activations& x, std::int64_t tile, float* packed) {
-  const std::int64_t first = tile * call.shape.width();
-  call.kernels.tile_layout->pack[static_cast<int>(call.storage)][call.shape.kind](
-      {at(x.data, first * x.stride, call.bytes()), x.stride, std::min(call.shape.width(), x.tokens - first),
-       x.features, packed});
+  const std::int64_t first = tile * call.shape.width;
+  call.kernels.tile_layout->pack[static_cast<int>(call.storage)](
+      {at(x.data, first * x.stride, call.bytes()), x.stride, std::min(call.shape.width, x.tokens - first),
+       x.features, packed, call.shape.width});
 }
 
 // y [tokens, rows] = x plan^T + bias.
@@ -62,17 +60,17 @@ struct Product {
 void multiply_block(const Call& call, const Product& product, std::int64_t tile, std::int64_t block,
                     const float* x, float* y) {
   const TileGrid& grid = product.plan.grid();
-  const std::int64_t width = call.shape.width();
+  const std::int64_t width = call.shape.width;
   const std::int64_t rows = grid.block_rows(block);
   for (std::int64_t panel = 0; panel < grid.panels(); ++panel) {
-    call.kernels.tile_products->spmm[call.shape.kind]({product.plan.panel(block, panel, 0, rows),
+    call.kernels.tile_products->spmm[call.shape.pass]({product.plan.panel(block, panel),
                                                        product.plan.values(), x + panel * grid.panel * width,
-                                                       y, panel > 0});
+                                                       y, width, panel > 0});
   }
   const std::int64_t first = tile * width;
   const std::int64_t row = block * grid.block;
-  call.kernels.tile_layout->unpack[static_cast<int>(call.storage)][call.shape.kind](
-      {y, std::min(width, product.x.tokens - first), rows,
+  call.kernels.tile_layout->unpack[static_cast<int>(call.storage)](
+      {y, width, std::min(width, product.x.tokens - first), rows,
        product.bias == nullptr ? nullptr : product.bias + row,
        at(product.y, first * product.y_stride + row, call.bytes()), product.y_stride});
 }
@@ -82,8 +80,8 @@ void multiply_block(const Call& call, const Product& product, std::int64_t tile,
 void multiply(const Call& call, const Product& product, float* packed) {
   const TileGrid& grid = product.plan.grid();
   const std::int64_t tiles = tile_count(call, product.x.tokens);
-  const std::int64_t x_size = product.x.features * call.shape.width();
-  const std::int64_t y_size = grid.block * call.shape.width();
+  const std::int64_t x_size = product.x.features * call.shape.width;
+  const std::int64_t y_size = grid.block * call.shape.width;
   if (tiles >= call.executor.threads) {
     const std::int64_t lanes = lane_count(call.executor, tiles);
     const Scratch<float> y(lanes * y_size);
@@ -113,23 +111,17 @@ void multiply(const Call& call, const Product& product, float* packed) {
 void sample(const Call& call, const TilePlan& plan, const float* x, const float* dy, std::int64_t tiles,
             float* out, bool accumulate) {
   const TileGrid& grid = plan.grid();
-  const std::int64_t width = call.shape.width();
+  const std::int64_t width = call.shape.width;
   const std::int64_t x_size = grid.cols * width;
   const std::int64_t dy_size = grid.rows * width;
-  const std::int64_t pieces = (grid.block + kGradientRows - 1) / kGradientRows;
-  for_units(call.executor, grid.blocks() * pieces, [&](std::int64_t /*lane*/, std::int64_t unit) {
-    const std::int64_t block = unit / pieces;
-    const std::int64_t first = unit % pieces * kGradientRows;
-    const std::int64_t rows = std::min(kGradientRows, grid.block_rows(block) - first);
-    if (rows <= 0) return;
+  for_units(call.executor, grid.blocks() * grid.panels(), [&](std::int64_t /*lane*/, std::int64_t unit) {
+    const std::int64_t block = unit / grid.panels();
+    const std::int64_t panel = unit % grid.panels();
     for (std::int64_t tile = 0; tile < tiles; tile += call.shape.tiles) {
-      for (std::int64_t panel = 0; panel < grid.panels(); ++panel) {
-        call.kernels.tile_products->sddmm[call.shape.kind](
-            {plan.panel(block, panel, first, rows), plan.packed(block, panel, first),
-             x + tile * x_size + panel * grid.panel * width,
-             dy + tile * dy_size + (block * grid.block + first) * width,
-             std::min(call.shape.tiles, tiles - tile), x_size, dy_size, out, accumulate || tile > 0});
-      }
+      call.kernels.tile_products->sddmm(
+          {plan.panel(block, panel), plan.packed(block, panel),
+           x + tile * x_size + panel * grid.panel * width, dy + tile * dy_size + block * grid.block * width,
+           width, std::min(call.shape.tiles, tiles - tile), x_size, dy_size, out, accumulate || tile > 0});
     }
   });
 }
@@ -148,12 +140,13 @@ void backward(const Call& call, const SparseLinearBackwardArgs& args, float* dva
   std::optional<TilePlan> columns;
   std::optional<TilePlan> rows;
   if (args.dx != nullptr) {
-    columns.emplace(call.executor, call.kernels, pattern, Side::columns, call.shape, args.values, args.dtype);
+    columns.emplace(call.executor, call.kernels, pattern, Side::columns, call.shape.product, args.values,
+                    args.dtype);
   }
   if (dvalues != nullptr) {
-    rows.emplace(call.executor, call.kernels, pattern, Side::rows, call.shape, nullptr, args.dtype);
+    rows.emplace(call.executor, call.kernels, pattern, Side::rows, call.shape.gradient, nullptr, args.dtype);
   }
-  const std::int64_t width = call.shape.width();
+  const std::int64_t width = call.shape.width;
   // Whole passes of the values gradient, so that its sums do not depend on where tokens are cut.
   const std::int64_t pass = width * call.shape.tiles;
   const std::int64_t at_once =
@@ -189,7 +182,7 @@ Status sparse_linear(const Executor& executor, const SparseLinearArgs& args) try
   const Pattern& pattern = args.pattern;
   if (args.tokens == 0 || pattern.rows == 0) return Status::ok;
   const Call call = {executor, *kernels, storage, tile_shape(pattern, args.tokens)};
-  const TilePlan plan(executor, *kernels, pattern, Side::rows, call.shape, args.values, args.dtype);
+  const TilePlan plan(executor, *kernels, pattern, Side::rows, call.shape.product, args.values, args.dtype);
   const Scratch<float> bias(args.bias == nullptr ? 0 : pattern.rows);
   if (args.bias != nullptr) {
     kernels->tile_layout->widen[static_cast<int>(storage)](args.bias, bias.data(), pattern.rows);

@@ -2,18 +2,14 @@
 // The inner loops of tile_spmm, compiled once per instruction set like those of isa_kernels.h, and the packed
 // layouts they work on.
 //
-//   packed activations  [tokens / tile][features][tile] fp32: one weight multiplies `tile` neighbouring
-//   tokens a panel             the columns of a segment of weights; columns are counted from the panel's
-//   first one
+//   packed activations  [tokens / width][features][width] fp32: one weight multiplies `width` neighbouring
+//                       tokens; width is a multiple of 16, and zeros stand for tokens that do not exist
+//   a panel             the columns of a segment of weights; columns are counted from the panel's first one
 #pragma once
 
 #include <cstdint>
 
 namespace smet::kernels::cpu {
-
-// Tile widths that have a kernel; kTileWidths[i] is the width of table entry i.
-inline constexpr int kTileWidths[] = {16, 32, 64};
-inline constexpr int kTileKinds = 3;
 
 // Rows of one panel: the weights of row r are [begin[r], begin[r + 1]) of cols and values.
 struct PanelRows {
@@ -27,9 +23,13 @@ struct SpmmRun {
   PanelRows panel;
   const float* values;
   const float* x;  // packed, at the panel's first column
-  float* y;        // packed, [rows][tile]
+  float* y;        // packed, [rows][width]
+  std::int64_t width;
   bool accumulate;
 };
+// Tokens that one pass over the weights multiplies; kPassTokens[i] is that of table entry i.
+inline constexpr int kPassTokens[] = {16, 32, 64};
+inline constexpr int kPasses = 3;
 
 // out[packed[r] + k - begin[r]] = (accumulate ? itself : 0) + sum over tiles and tokens of dy[r] x[cols[k]]
 struct SddmmRun {
@@ -37,20 +37,22 @@ struct SddmmRun {
   const std::uint32_t* packed;  // [rows] index in packed order of the row's first weight of the panel
   const float* x;               // packed, at the panel's first column
   const float* dy;              // packed, at row 0
+  std::int64_t width;
   std::int64_t tiles, x_stride, dy_stride;  // tiles, and elements from one to the next
   float* out;
   bool accumulate;
 };
 
-// One tile of `tokens` <= tile tokens. Packing writes zeros for the missing ones; unpacking skips them.
+// One tile of `tokens` <= width tokens. Packing writes zeros for the missing ones; unpacking skips them.
 struct PackRun {
   const void* x;
   std::int64_t stride, tokens, features;
   float* packed;
+  std::int64_t width;
 };
 struct UnpackRun {
   const float* packed;
-  std::int64_t tokens, features;
+  std::int64_t width, tokens, features;
   const float* bias;  // [features], or null
   void* y;
   std::int64_t stride;
@@ -82,12 +84,12 @@ inline constexpr int kStorages = 3;
 
 // One table per file of kernels/cpu/isa.
 struct TileProducts {
-  void (*spmm[kTileKinds])(const SpmmRun& run);
-  void (*sddmm[kTileKinds])(const SddmmRun& run);
+  void (*spmm[kPasses])(const SpmmRun& run);
+  void (*sddmm)(const SddmmRun& run);
 };
 struct TileLayout {
-  void (*pack[kStorages][kTileKinds])(const PackRun& run);
-  void (*unpack[kStorages][kTileKinds])(const UnpackRun& run);
+  void (*pack[kStorages])(const PackRun& run);
+  void (*unpack[kStorages])(const UnpackRun& run);
   void (*widen[kStorages])(const void* from, float* to, std::int64_t size);
   void (*narrow[kStorages])(const float* from, void* to, std::int64_t size);
 };

@@ -16,12 +16,12 @@ int storage_of(DType dtype) {
                                                  : Storage::f16);
 }
 
-TileGrid grid_of(const Pattern& pattern, Side side, const TileShape& shape) {
+TileGrid grid_of(const Pattern& pattern, Side side, const TileCut& cut) {
   const std::int64_t rows = side == Side::rows ? pattern.rows : pattern.cols;
   const std::int64_t cols = side == Side::rows ? pattern.cols : pattern.rows;
   // Blocks of about equal size.
-  const std::int64_t blocks = std::max<std::int64_t>(1, (rows + shape.block - 1) / shape.block);
-  return {rows, cols, std::min(shape.panel, std::max(round_up(cols, kWordColumns), kWordColumns)),
+  const std::int64_t blocks = std::max<std::int64_t>(1, (rows + cut.block - 1) / cut.block);
+  return {rows, cols, std::min(cut.panel, std::max(round_up(cols, kWordColumns), kWordColumns)),
           std::max(round_up((rows + blocks - 1) / blocks, kWordColumns), kWordColumns)};
 }
 
@@ -64,8 +64,8 @@ Scratch<std::uint32_t> TilePlan::first_weights(const Executor& executor, const P
 }
 
 TilePlan::TilePlan(const Executor& executor, const IsaKernels& kernels, const Pattern& pattern, Side side,
-                   const TileShape& shape, const void* values, DType dtype)
-    : grid_(grid_of(pattern, side, shape)), count_bits_(kernels.mask->count_bits) {
+                   const TileCut& cut, const void* values, DType dtype)
+    : grid_(grid_of(pattern, side, cut)), count_bits_(kernels.mask->count_bits) {
   const std::int64_t blocks = grid_.blocks();
   const std::int64_t entries = blocks * grid_.panels() * (grid_.block + 1);
   begin_ = Scratch<std::uint32_t>(entries);

@@ -11,39 +11,24 @@
 // the panels alone.
 #pragma once
 
-#include <memory>
-#include <new>
-
 #include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/tile_kernels.h"
 #include "kernels/types.h"
 
 namespace smet::kernels::cpu {
 
-// Uninitialised memory for vectors; throws std::bad_alloc.
-template <typename T>
-class Scratch {
- public:
-  Scratch() = default;
-  explicit Scratch(std::int64_t size)
-      : data_(static_cast<T*>(::operator new(static_cast<std::size_t>(size) * sizeof(T), kAlignment))) {}
-  T* data() const { return data_.get(); }
-
- private:
-  static constexpr std::align_val_t kAlignment{64};
-  struct Free {
-    void operator()(T* data) const { ::operator delete(data, kAlignment); }
-  };
-  std::unique_ptr<T, Free> data_;
+// A product's blocks of output rows and panels of columns, multiples of kWordColumns.
+struct TileCut {
+  std::int64_t panel, block;
 };
 
 struct TileShape {
-  int kind;            // of kTileWidths
-  std::int64_t panel;  // columns, a multiple of kWordColumns
-  std::int64_t block;  // output rows, a multiple of kWordColumns
-  std::int64_t tiles;  // values gradient: tiles that one pass over a panel sums in registers
-
-  std::int64_t width() const { return kTileWidths[kind]; }
+  std::int64_t width;  // tokens of a tile
+  int pass;            // of kPassTokens
+  TileCut product;     // of forward and input gradient
+  TileCut gradient;    // of the values gradient: a panel of x serves a block of rows before the next one
+  std::int64_t tiles;  // that the values gradient sums in registers
 };
 
 // The shape for a pattern of this density and number of tokens; the measurements stand beside the numbers.
@@ -65,18 +50,18 @@ class TilePlan {
  public:
   // Decodes the pattern. values null: columns only, for the values gradient; else they are widened too.
   TilePlan(const Executor& executor, const IsaKernels& kernels, const Pattern& pattern, Side side,
-           const TileShape& shape, const void* values, DType dtype);
+           const TileCut& cut, const void* values, DType dtype);
 
   const TileGrid& grid() const { return grid_; }
   const float* values() const { return values_.data(); }
 
-  // Rows [first, first + count) of a block's panel.
-  PanelRows panel(std::int64_t block, std::int64_t panel, std::int64_t first, std::int64_t count) const {
-    return {begin_.data() + entry(block, panel) + first, count, index_.data()};
+  // The rows of a block, in a panel.
+  PanelRows panel(std::int64_t block, std::int64_t panel) const {
+    return {begin_.data() + entry(block, panel), grid_.block_rows(block), index_.data()};
   }
   // Index in packed order of the first weight of each of those rows (side rows only).
-  const std::uint32_t* packed(std::int64_t block, std::int64_t panel, std::int64_t first) const {
-    return packed_.data() + entry(block, panel) + first;
+  const std::uint32_t* packed(std::int64_t block, std::int64_t panel) const {
+    return packed_.data() + entry(block, panel);
   }
 
  private:

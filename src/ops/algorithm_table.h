@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The ways to compute a sparse layer, in one table. Adding an algorithm is one row in algorithm_table.cpp:
-// tests and benchmarks iterate the table, `auto` takes the first row that applies.
+// tests and benchmarks iterate the table, `auto` takes the first row that applies and is preferred.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,7 +30,8 @@ struct Gradients {
 struct Algorithm {
   const char* name;
   c10::DeviceType device;
-  bool (*applies)(const SparseProblem& problem);
+  bool (*applies)(const SparseProblem& problem);    // it can
+  bool (*preferred)(const SparseProblem& problem);  // `auto` should take it where it applies
 
   // y [T, out] = x [T, in] W^T + bias
   at::Tensor (*forward)(const SparseProblem& problem, const at::Tensor& x, const at::Tensor& values,
@@ -45,8 +46,8 @@ struct Algorithm {
 const std::vector<Algorithm>& algorithm_table();
 
 // The row called `name`; for "auto" the environment variable SMET_ALGORITHM decides when it is set, else the
-// first row that applies. ValueError for an unknown name (it lists the known ones) and for an algorithm that
-// does not apply to the problem.
+// first row that applies and is preferred. ValueError for an unknown name (it lists the known ones) and for
+// an algorithm that does not apply to the problem.
 const Algorithm& choose_algorithm(std::string_view name, const SparseProblem& problem);
 
 }  // namespace smet::ops

@@ -12,8 +12,24 @@ using Row = VectorOf<kSide>;
 typedef std::uint32_t Bits __attribute__((vector_size(4 * kSide)));
 typedef std::uint16_t HalfRow __attribute__((vector_size(2 * kSide)));
 
-// kLine features make whole cache lines of fp32.
-inline constexpr int kLine = 16;
+// A strip of tokens fills whole lines of the packed layout; a run of features is long enough for the
+// hardware to see a stream in every token's row.
+inline constexpr int kStrip = 16;
+inline constexpr int kRun = 64;
+
+// body(token, feature) for every kSide x kSide block of whole blocks.
+template <typename F>
+inline void for_each_block(std::int64_t tokens, std::int64_t features, F&& body) {
+  for (std::int64_t run = 0; run < features; run += kRun) {
+    const std::int64_t run_end = run + kRun < features ? run + kRun : features;
+    for (std::int64_t strip = 0; strip < tokens; strip += kStrip) {
+      const std::int64_t strip_end = strip + kStrip < tokens ? strip + kStrip : tokens;
+      for (std::int64_t feature = run; feature < run_end; feature += kSide) {
+        for (std::int64_t token = strip; token < strip_end; token += kSide) body(token, feature);
+      }
+    }
+  }
+}
 
 template <typename V>
 inline void transpose_pairs(const V* in, V* out) {
@@ -85,63 +101,61 @@ inline void store_row(typename Stored<storage>::Type* to, Row x) {
   }
 }
 
-template <Storage storage, int kTile>
+template <Storage storage>
 void pack(const PackRun& run) {
   using Type = typename Stored<storage>::Type;
   const auto* const x = static_cast<const Type*>(run.x);
   const std::int64_t whole_tokens = run.tokens / kSide * kSide;
   const std::int64_t whole_features = run.features / kSide * kSide;
-  for (std::int64_t line = 0; line < whole_features; line += kLine) {
-    const std::int64_t end = line + kLine < whole_features ? line + kLine : whole_features;
-    for (std::int64_t token = 0; token < whole_tokens; token += kSide) {
-      for (std::int64_t feature = line; feature < end; feature += kSide) {
+  for_each_block(
+      whole_tokens,
+      whole_features, [&](std::int64_t token, std::int64_t feature) __attribute__((always_inline)) {
         Row in[kSide];
         Row out[kSide];
         const Type* const from = x + token * run.stride + feature;
-        float* const to = run.packed + feature * kTile + token;
+        float* const to = run.packed + feature * run.width + token;
 #pragma GCC unroll 8
-        for (int i = 0; i < kSide; ++i) in[i] = load_row<storage>(from + i * run.stride);
+        for (int i = 0; i < kSide; ++i) {
+          __builtin_prefetch(from + i * run.stride + kRun);
+          in[i] = load_row<storage>(from + i * run.stride);
+        }
         transpose_pairs(in, out);
 #pragma GCC unroll 8
-        for (int i = 0; i < kSide; ++i) store_aligned(to + i * kTile, out[i]);
-      }
-    }
-  }
+        for (int i = 0; i < kSide; ++i) store_aligned(to + i * run.width, out[i]);
+      });
   for (std::int64_t feature = 0; feature < run.features; ++feature) {
-    float* const to = run.packed + feature * kTile;
+    float* const to = run.packed + feature * run.width;
     std::int64_t token = feature < whole_features ? whole_tokens : 0;
     for (; token < run.tokens; ++token) to[token] = Stored<storage>::widen(x[token * run.stride + feature]);
-    for (; token < kTile; ++token) to[token] = 0;
+    for (; token < run.width; ++token) to[token] = 0;
   }
 }
 
-template <Storage storage, int kTile>
+template <Storage storage>
 void unpack(const UnpackRun& run) {
   using Type = typename Stored<storage>::Type;
   auto* const y = static_cast<Type*>(run.y);
   const std::int64_t whole_tokens = run.tokens / kSide * kSide;
   const std::int64_t whole_features = run.features / kSide * kSide;
-  for (std::int64_t line = 0; line < whole_features; line += kLine) {
-    const std::int64_t end = line + kLine < whole_features ? line + kLine : whole_features;
-    for (std::int64_t token = 0; token < whole_tokens; token += kSide) {
-      for (std::int64_t feature = line; feature < end; feature += kSide) {
+  for_each_block(
+      whole_tokens,
+      whole_features, [&](std::int64_t token, std::int64_t feature) __attribute__((always_inline)) {
         Row in[kSide];
         Row out[kSide];
-        const float* const from = run.packed + feature * kTile + token;
+        const float* const from = run.packed + feature * run.width + token;
         Type* const to = y + token * run.stride + feature;
 #pragma GCC unroll 8
-        for (int i = 0; i < kSide; ++i) in[i] = load_aligned<Row>(from + i * kTile);
+        for (int i = 0; i < kSide; ++i) in[i] = load_aligned<Row>(from + i * run.width);
         transpose_pairs(in, out);
         const Row bias = run.bias == nullptr ? Row{} : load<Row>(run.bias + feature);
 #pragma GCC unroll 8
         for (int i = 0; i < kSide; ++i) store_row<storage>(to + i * run.stride, out[i] + bias);
-      }
-    }
-  }
+      });
   for (std::int64_t feature = 0; feature < run.features; ++feature) {
     const float bias = run.bias == nullptr ? 0 : run.bias[feature];
     for (std::int64_t token = feature < whole_features ? whole_tokens : 0; token < run.tokens; ++token) {
-      y[token * run.stride + feature] = Stored<storage>::narrow(run.packed[feature * kTile + token] + bias);
+      y[token * run.stride + feature] =
+          Stored<storage>::narrow(run.packed[feature * run.width + token] + bias);
     }
   }
 }
@@ -164,15 +178,11 @@ void narrow(const float* from, void* to, std::int64_t size) {
 
 }  // namespace
 
-#define SMET_WIDTHS(kernel, storage) \
-  { kernel<Storage::storage, 16>, kernel<Storage::storage, 32>, kernel<Storage::storage, 64> }
 #define SMET_STORAGES(kernel) \
-  { SMET_WIDTHS(kernel, f32), SMET_WIDTHS(kernel, bf16), SMET_WIDTHS(kernel, f16) }
+  { kernel<Storage::f32>, kernel<Storage::bf16>, kernel<Storage::f16> }
 
 extern const TileLayout kTileLayout;
-const TileLayout kTileLayout = {SMET_STORAGES(pack),
-                                SMET_STORAGES(unpack),
-                                {widen<Storage::f32>, widen<Storage::bf16>, widen<Storage::f16>},
-                                {narrow<Storage::f32>, narrow<Storage::bf16>, narrow<Storage::f16>}};
+const TileLayout kTileLayout = {SMET_STORAGES(pack), SMET_STORAGES(unpack), SMET_STORAGES(widen),
+                                SMET_STORAGES(narrow)};
 
 }  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE

@@ -10,12 +10,12 @@ namespace {
 constexpr int kSums = 8;
 
 // One row: kVectors vectors of tokens at `part`, kWays partial sums each.
-template <int kTile, int kVectors>
-inline void spmm_row(const SpmmRun& run, std::int64_t row, int part) {
+template <int kVectors>
+inline void spmm_row(const SpmmRun& run, std::int64_t row, std::int64_t part) {
   constexpr int kWays = kVectors >= kSums ? 1 : kSums / kVectors;
   const std::uint16_t* const cols = run.panel.cols;
   const float* const x = run.x + part;
-  float* const y = run.y + row * kTile + part;
+  float* const y = run.y + row * run.width + part;
   std::uint32_t k = run.panel.begin[row];
   const std::uint32_t end = run.panel.begin[row + 1];
   if (run.accumulate && k == end) return;
@@ -30,14 +30,14 @@ inline void spmm_row(const SpmmRun& run, std::int64_t row, int part) {
 #pragma GCC unroll 16
     for (int way = 0; way < kWays; ++way) {
       const float weight = run.values[k + static_cast<std::uint32_t>(way)];
-      const float* const tokens = x + std::int64_t{cols[k + static_cast<std::uint32_t>(way)]} * kTile;
+      const float* const tokens = x + std::int64_t{cols[k + static_cast<std::uint32_t>(way)]} * run.width;
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) sum[way][v] += weight * load_aligned(tokens + v * kLanes);
     }
   }
   if constexpr (kWays > 1) {
     for (; k < end; ++k) {
-      const float* const tokens = x + std::int64_t{cols[k]} * kTile;
+      const float* const tokens = x + std::int64_t{cols[k]} * run.width;
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) sum[0][v] += run.values[k] * load_aligned(tokens + v * kLanes);
     }
@@ -50,11 +50,12 @@ inline void spmm_row(const SpmmRun& run, std::int64_t row, int part) {
   }
 }
 
-template <int kTile>
+// Tokens beyond one pass wait: what a pass reads of x should stay in the cache.
+template <int kTokens>
 void spmm(const SpmmRun& run) {
-  constexpr int kVectors = kTile / kLanes < kSums ? kTile / kLanes : kSums;
-  for (std::int64_t row = 0; row < run.panel.rows; ++row) {
-    for (int part = 0; part < kTile; part += kVectors * kLanes) spmm_row<kTile, kVectors>(run, row, part);
+  constexpr int kVectors = kTokens / kLanes < kSums ? kTokens / kLanes : kSums;
+  for (std::int64_t part = 0; part < run.width; part += kVectors * kLanes) {
+    for (std::int64_t row = 0; row < run.panel.rows; ++row) spmm_row<kVectors>(run, row, part);
   }
 }
 
@@ -79,21 +80,20 @@ inline Vector4 fold(V x) {
 }
 
 // kOutputs neighbouring weights of one row, all tiles: sums[j] for the first `count`, others are duplicates.
-template <int kTile, int kOutputs>
+template <int kOutputs>
 inline void dot(const SddmmRun& run, const std::uint16_t* cols, const float* dy, std::uint32_t count,
                 float* out) {
   const float* x[kOutputs];
 #pragma GCC unroll 16
   for (std::uint32_t j = 0; j < kOutputs; ++j) {
-    x[j] = run.x + std::int64_t{cols[j < count ? j : 0]} * kTile;
+    x[j] = run.x + std::int64_t{cols[j < count ? j : 0]} * run.width;
   }
   Vector sum[kOutputs];
 #pragma GCC unroll 16
   for (int j = 0; j < kOutputs; ++j) sum[j] = Vector{};
   std::int64_t offset = 0;
   for (std::int64_t tile = 0; tile < run.tiles; ++tile) {
-#pragma GCC unroll 16
-    for (int t = 0; t < kTile; t += kLanes) {
+    for (std::int64_t t = 0; t < run.width; t += kLanes) {
       const Vector gradient = load_aligned(dy + t);
 #pragma GCC unroll 16
       for (int j = 0; j < kOutputs; ++j) sum[j] += gradient * load_aligned(x[j] + offset + t);
@@ -117,25 +117,24 @@ inline void dot(const SddmmRun& run, const std::uint16_t* cols, const float* dy,
   for (std::uint32_t j = 0; j < count; ++j) out[j] = run.accumulate ? out[j] + sums[j] : sums[j];
 }
 
-template <int kTile>
 void sddmm(const SddmmRun& run) {
   for (std::int64_t row = 0; row < run.panel.rows; ++row) {
     const std::uint16_t* cols = run.panel.cols + run.panel.begin[row];
-    const float* const dy = run.dy + row * kTile;
+    const float* const dy = run.dy + row * run.width;
     float* out = run.out + run.packed[row];
     std::uint32_t left = run.panel.begin[row + 1] - run.panel.begin[row];
     for (; left > 4; cols += 8, out += 8) {
       const std::uint32_t count = left < 8 ? left : 8;
-      dot<kTile, 8>(run, cols, dy, count, out);
+      dot<8>(run, cols, dy, count, out);
       left -= count;
     }
-    if (left > 0) dot<kTile, 4>(run, cols, dy, left, out);
+    if (left > 0) dot<4>(run, cols, dy, left, out);
   }
 }
 
 }  // namespace
 
 extern const TileProducts kTileProducts;
-const TileProducts kTileProducts = {{spmm<16>, spmm<32>, spmm<64>}, {sddmm<16>, sddmm<32>, sddmm<64>}};
+const TileProducts kTileProducts = {{spmm<16>, spmm<32>, spmm<64>}, sddmm};
 
 }  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE
