@@ -10,7 +10,7 @@ TEST_SOURCES := $(shell find tests/cpp tests/gpusim benchmarks -type f)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-.PHONY: demo test build lint bench bench-kernels clean
+.PHONY: demo test test-long promises build lint bench bench-kernels clean
 
 build: build/package
 
@@ -20,6 +20,12 @@ demo: build/package
 test: build/tests
 	$(BIN)/ctest --test-dir build --output-on-failure -j $(JOBS)
 	$(BIN)/python -m pytest
+
+test-long: build/tests
+	$(BIN)/python -m pytest -m long
+
+promises: build/package
+	$(BIN)/python scripts/promises.py
 
 bench: build/package
 	$(BIN)/smet bench layer --peers

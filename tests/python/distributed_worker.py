@@ -218,7 +218,7 @@ def nan_skip(rank, world, folder):
 
 
 def shipped_bytes(rank, world, folder):
-    """Buffers that DDP broadcasts before a forward pass; numbers exchanged in a step of three backward ones."""
+    """Buffers that DDP broadcasts before a forward pass; numbers exchanged in a step of three backwards."""
     model, opt, topo = build(dtype=torch.float32)
     replica = DDP(model)
     sent = []

@@ -5,13 +5,14 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import smet
-from checkpoint_helpers import Run, refused, rewrite
+from checkpoint_helpers import OPERATIONS, STEPS, Run, refused, rewrite
 from smet.checkpoint import checkpoint_steps, durable, folder, manifest, tensor_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -119,6 +120,16 @@ def test_what_was_not_saved_is_not_pretended(tmp_path):
     with pytest.raises(smet.CheckpointError, match="step is -1"):
         run.save(tmp_path, step=-1)
     assert checkpoint_steps(tmp_path) == [1]
+
+
+def test_c8_a_checkpoint_of_version_1_loads(tmp_path):
+    """The committed files of format version 1; made by Run().advance(31) and save()."""
+    run = Run(seed=1)
+    assert run.load(Path(__file__).parent / "data" / "checkpoint-v1").step == 31
+    assert f"{run.topo.hash():016x}" == "79fb58c18ee4efae"
+    assert run.topo.steps == 5 and run.opt.state[run.model.embed.weight]["step"] == 5
+    run.advance(STEPS * len(OPERATIONS) - run.done)
+    assert run.topo.updates == 2
 
 
 def test_c9_newer_format_version_rejected(step):

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`torchrun -m smet pretrain` as a user starts it: real processes, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from smet.checkpoint import checkpoint_steps
+from smet.train.log import read_log
+from test_pretrain_resume import TINY, assert_equal_runs, events
+
+pytestmark = pytest.mark.long
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "tiny.json").write_text(json.dumps({**TINY, "attention_dropout": 0.0}))
+    rng = np.random.default_rng(0)
+    words = [bytes(rng.integers(97, 123, rng.integers(2, 8)).tolist()).decode() for _ in range(60)]
+    (folder / "text.txt").write_text("".join(" ".join(rng.choice(words, 9)) + "\n" for _ in range(600)))
+    return [
+        *(f"--model={folder / 'tiny.json'}", f"--data={folder / 'text.txt'}", "--steps=40", "--seq=16"),
+        *("--batch=2", "--interval=5", "--stop=1.0", "--eval-every=8", "--eval-bytes=500", "--lr=1e-2"),
+        *("--sample-tokens=5", "--no-picture", "--save-every=7", "--resume=auto", "--threads=1"),
+    ]
+
+
+def pretrain(*flags, processes=1):
+    head = [sys.executable, "-m", "smet", "pretrain"]
+    if processes > 1:
+        run = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+        head = [*run, "--standalone", "-m", "smet", "pretrain"]
+    return subprocess.Popen(
+        [*head, *flags], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def ended(process):
+    output = process.communicate(timeout=300)[0]
+    return process.returncode, output
+
+
+def signal_at(process, folder, step, number):
+    """Send a signal as soon as the log has that step."""
+    deadline = time.time() + 200
+    while time.time() < deadline and process.poll() is None:
+        log = folder / "log.jsonl"
+        if log.exists() and f'"step": {step},' in log.read_text():
+            process.send_signal(number)
+            return
+        time.sleep(0.002)
+    raise AssertionError(ended(process))
+
+
+def test_d1_two_processes_equal_one_with_twice_the_batch(flags, tmp_path):
+    """fp32: to 1e-4 of the loss after 40 steps and 7 updates; topology hashes equal."""
+    two = pretrain(*flags, f"--out={tmp_path / 'two'}", processes=2)
+    assert ended(two)[0] == 0
+    one = pretrain(*flags, "--batch=4", f"--out={tmp_path / 'one'}")
+    assert ended(one)[0] == 0
+    logs = [[e for e in events(tmp_path / name) if e["event"] == "step"] for name in ("one", "two")]
+    assert [e["loss"] for e in logs[0]] == pytest.approx([e["loss"] for e in logs[1]], rel=1e-4)
+    assert [e["tokens"] for e in logs[0]] == [e["tokens"] for e in logs[1]]
+    hashes = [
+        [e["hash"] for e in events(tmp_path / name) if e["event"] == "topology"] for name in ("one", "two")
+    ]
+    assert len(hashes[0]) == 7 and hashes[0] == hashes[1]
+    # D8: the two processes' checkpoint, continued by one with the whole batch (--batch may change so).
+    (tmp_path / "two" / "summary.json").unlink()
+    resumed = pretrain(*flags, "--batch=4", f"--out={tmp_path / 'two'}")
+    code, output = ended(resumed)
+    assert code == 0 and "resuming after step 35" in output
+
+
+def test_c2_c17_l4_l7_stopped_by_every_signal_and_killed(flags, tmp_path):
+    """One run, four processes: SIGTERM (143), Ctrl-C (130), SIGKILL, and the end; equal to a run in one."""
+    folder = tmp_path / "run"
+    whole = pretrain(*flags, f"--out={tmp_path / 'whole'}")
+    assert ended(whole)[0] == 0
+    for step, number, code in ((3, signal.SIGTERM, 143), (12, signal.SIGINT, 130), (24, signal.SIGKILL, -9)):
+        process = pretrain(*flags, f"--out={folder}")
+        signal_at(process, folder, step, number)
+        got, output = ended(process)
+        assert got == code, output
+        if number != signal.SIGKILL:
+            assert "saving a checkpoint after this step" in output
+            assert checkpoint_steps(folder / "checkpoints")[-1] >= step
+        assert list(read_log(folder / "log.jsonl"))  # every whole line is JSON
+        assert "\x1b" not in output  # L8
+    assert ended(pretrain(*flags, f"--out={folder}"))[0] == 0
+    assert_equal_runs(folder, tmp_path / "whole")
+
+
+def test_c2_d2_torchrun_resumes_bit_exact_after_sigterm(flags, tmp_path):
+    folder = tmp_path / "run"
+    assert ended(pretrain(*flags, f"--out={tmp_path / 'whole'}", processes=2))[0] == 0
+    process = pretrain(*flags, f"--out={folder}", processes=2)
+    signal_at(process, folder, 10, signal.SIGTERM)
+    assert ended(process)[0] != 0
+    assert checkpoint_steps(folder / "checkpoints")[-1] >= 10
+    assert ended(pretrain(*flags, f"--out={folder}", processes=2))[0] == 0
+    assert_equal_runs(folder, tmp_path / "whole")
+    assert torch.load(folder / "weights.pt", weights_only=True).keys()
