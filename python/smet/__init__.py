@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     cmake_prefix_path: str
+    from smet._info import info as info
     from smet._plan import SKIP as SKIP
     from smet._sharded import average_sparse_gradients as average_sparse_gradients
     from smet._sharded import clip_grad_norm_ as clip_grad_norm_
@@ -50,6 +51,7 @@ _MODULE_OF = {
     "clip_grad_norm_": "_sharded",
     "densify_": "convert",
     "estimate": "memory_estimate",  # a module of the same name would take the function's place
+    "info": "_info",
     "latest_checkpoint": "checkpoint",
     "load_checkpoint": "checkpoint",
     "report": "memory_report",
