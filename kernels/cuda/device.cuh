@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/cuda/shared.cuh"
 #include "kernels/types.h"
@@ -78,6 +79,20 @@ template <typename T, int N>
 struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Vector {
   T at[N];
 };
+
+// Writes a vector to an address that is a multiple of alignof(V). 16 bytes are one instruction, which an
+// assignment need not be: for sm_80 and sm_90 nvcc takes it apart. The L2 cache is where the next reader
+// looks.
+template <typename V>
+__device__ __forceinline__ void store_whole(void* to, const V& x) {
+  if constexpr (sizeof(V) == sizeof(uint4)) {
+    uint4 words;
+    memcpy(&words, &x, sizeof words);
+    __stcg(static_cast<uint4*>(to), words);
+  } else {
+    *static_cast<V*>(to) = x;
+  }
+}
 
 template <typename V>
 __host__ __device__ __forceinline__ bool aligned_for(const void* address) {

@@ -24,7 +24,7 @@ __device__ __forceinline__ void expand_segment(const Segment& segment, int width
       out.at[i] = active ? convert<Values, Dense>(values[index++]) : typename Dense::Storage{0};
     }
     if (column + N <= width) {
-      *reinterpret_cast<Out*>(dense + column) = out;
+      store_whole(dense + column, out);
     } else {
       for (int i = 0; i < N; ++i) {
         if (column + i < width) dense[column + i] = out.at[i];
