@@ -10,10 +10,10 @@ filter=${1:-*}
 run() {
   build=$1 flags=$2
   # Not -Werror: instrumented code leads GCC's flow warnings astray.
-  cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSMET_BUILD_TESTS=ON -DSMET_WERROR=OFF \
-    -DCMAKE_CXX_FLAGS="$flags -fno-omit-frame-pointer" -DPython_EXECUTABLE="$PWD/.venv/bin/python" >/dev/null
+  cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSMET_KERNELS_ONLY=ON -DSMET_WERROR=OFF \
+    -DCMAKE_CXX_FLAGS="$flags -fno-omit-frame-pointer" >/dev/null
   cmake --build "$build" --target smet_kernel_tests -j "${JOBS:-2}"
-  "$build/tests/cpp/smet_kernel_tests" --gtest_brief=1 --gtest_filter="$filter"
+  "$build/tests/cpp/kernels/smet_kernel_tests" --gtest_brief=1 --gtest_filter="$filter"
 }
 
 export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
