@@ -40,7 +40,8 @@ struct Update {
                                            kernels::ScoreOrder::magnitude, k, keep.data(), &nan});
   }
   void draw() {
-    kernels::cpu::draw_positions(executor(), {old.mask.data(), old.rows, old.cols, old.rows * old.cols - old.nnz, k, 1,
+    kernels::cpu::draw_positions(executor(),
+                                 {old.mask.data(), old.rows, old.cols, old.rows * old.cols - old.nnz, k, 1,
                                   kernels::DrawStream::grow, ++updates, chosen.data()});
   }
   void merge() {

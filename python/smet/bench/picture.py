@@ -17,6 +17,7 @@ from smet.bench.rows import Row
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 _OURS = ("#0072b2", "#009e73", "#56b4e9")
 _PEERS = ("#d55e00", "#cc79a7", "#e69f00")
@@ -63,5 +64,10 @@ def _draw_op(axis: Any, op: str, rows: Sequence[Row], threads: int) -> None:
         axis.plot(*zip(*dots, strict=True), color=colour, alpha=0.35, linestyle="none", marker=".")
     axis.set(xscale="log", yscale="log", xlabel="density", ylabel="time / dense time",
              title=f"{op.replace('_', ' ')}, {tokens} tokens, medians over shapes")  # fmt: skip
+    axis.set_xticks(DENSITIES, [f"{density:g}" for density in DENSITIES])
+    axis.xaxis.set_minor_locator(NullLocator())
+    for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        which(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axis.tick_params(axis="y", which="minor", labelsize=6)
     axis.grid(True, which="both", color="#eeeeee")
     axis.legend(fontsize=8, frameon=False)
