@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What an operator on CUDA needs of torch besides tensors. Operators enqueue on the stream that torch has
-// made current and take scratch from torch's allocator; forward, backward and step never wait for the device
-// and never read from it, which is what makes them capturable into a CUDA graph. Only topology updates and
-// checks of a new mask read back.
+// made current and take scratch from torch's allocator. Forward, backward and the step (without check_finite)
+// never wait for the device and never read from it. That makes forward and backward capturable into a CUDA
+// graph; a captured step would replay the cohort tables of the step it was captured in, so it is called
+// outside. Only topology updates and checks of a new mask read back.
 #pragma once
 
 #include <ATen/core/Tensor.h>

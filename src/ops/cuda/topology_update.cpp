@@ -14,6 +14,7 @@
 
 #include <algorithm>
 
+#include "src/ops/below_autograd.h"
 #include "src/ops/carried.h"
 #include "src/ops/cuda/draw_positions.h"
 #include "src/ops/cuda/mask.h"
@@ -76,6 +77,7 @@ Tensor given_positions(const OnDevice& device, const Tensor& positions, const Te
 std::tuple<Tensor, Tensor> topology_plan(const Tensor& mask, const Tensor& rank, const Tensor& score,
                                          bool score_magnitude, int64_t cols, int64_t k,
                                          const OptionalTensor& grow_positions, int64_t key, int64_t update) {
+  const BelowAutograd guard;
   const OnDevice device(mask);
   TORCH_CHECK_VALUE(score.dim() == 1, "smet: score has shape ", score.sizes(),
                     "; expected [n], one per active weight");
@@ -118,6 +120,7 @@ std::tuple<Tensor, Tensor> topology_plan(const Tensor& mask, const Tensor& rank,
 Tensor topology_commit_(const Tensor& values, const Tensor& mask, const Tensor& rank, at::TensorList moments,
                         const OptionalTensor& cohort, const Tensor& new_mask, int64_t cols,
                         int64_t newborn_cohort, const Tensor& scratch) {
+  const BelowAutograd guard;
   const OnDevice device(values);
   const int64_t n = values.numel();
   const Carried carried = check_carried(values, moments, cohort, newborn_cohort);
