@@ -14,6 +14,10 @@ template <typename Compute>
 inline constexpr int kStepElements = sizeof(Compute) == 4 ? 4 : 1;
 template <typename Compute>
 inline constexpr std::int64_t kStepChunk = 8LL * kStepThreads* kStepElements<Compute>;
+// Blocks per multiprocessor that leave the registers which division and root need: with fewer registers, or
+// with the compiler's own choice, they spill on sm_100 and sm_120.
+template <typename Compute>
+inline constexpr int kStepBlocks = sizeof(Compute) == 4 ? 4 : 3;
 inline constexpr int kMaxCohorts = 256;
 
 // How moments are stored: as they are computed, or as bf16 with random rounding.
@@ -115,7 +119,7 @@ __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>
 }
 
 template <typename Type, typename Moments>
-__global__ void __launch_bounds__(kStepThreads)
+__global__ void __launch_bounds__(kStepThreads, kStepBlocks<typename Type::Compute>)
     adamw_step_kernel(const Batch<StepItem<typename Type::Compute>> batch, const StepControl control) {
   using Compute = typename Type::Compute;
   SMET_SHARED(StepRow<Compute>, rows, [kMaxCohorts]);
