@@ -16,12 +16,14 @@ from smet import _processes as processes
 from smet.checkpoint import contents, durable, folder, generators, manifest, plain, tensor_file
 from smet.checkpoint.contents import MODEL_FILE, OPTIMIZER_FILE, RUN_FILE
 from smet.checkpoint.errors import CheckpointError
+from smet.compact_adamw import CompactAdamW
 from smet.convert import sparse_layers
 
 if TYPE_CHECKING:
     from smet.topology_scheduler import TopologyScheduler
 
 Tensors = dict[str, Tensor]
+_DOUBLES = ("lr", "eps", "weight_decay", "density_scaling", "warmup", "boost", "boost_tau")
 
 
 def save_checkpoint(
@@ -159,6 +161,8 @@ def _optimizer_entry(
         options = {
             key: value for key, value in saved_groups[number].items() if key not in ("params", "param_names")
         }
+        if isinstance(opt, CompactAdamW):  # the same text as from C++, whose options are doubles
+            options |= {key: float(options[key]) for key in _DOUBLES if type(options[key]) is int}
         groups.append({"params": members, "options": plain.encode(options, f"group {number}", tensors)})
         for param, name in zip(group["params"], members, strict=True):
             state = opt.state.get(param, {})
