@@ -56,7 +56,8 @@ void StepCall::add(ParamUpdate update, const AdamWHyper& hyper) {
   exp_avgs_.push_back(std::move(update.exp_avg));
   exp_avg_sqs_.push_back(std::move(update.exp_avg_sq));
   static const at::Tensor no_cohort = at::empty({0}, at::kByte);
-  cohorts_.push_back(update.cohort.defined() ? std::move(update.cohort) : no_cohort);
+  if (!update.cohort.defined()) update.cohort = no_cohort;
+  cohorts_.push_back(std::move(update.cohort));
   beta1_.push_back(hyper.beta1);
   beta2_.push_back(hyper.beta2);
   eps_.push_back(hyper.eps);
