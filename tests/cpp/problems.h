@@ -9,17 +9,16 @@
 #include <cstring>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "kernels/expand.h"
 #include "kernels/isa.h"
 #include "kernels/philox.h"
+#include "tests/cpp/workers.h"
 
 namespace smet::test {
 
 using kernels::DType;
-using kernels::Executor;
 using kernels::Isa;
 using kernels::Pattern;
 using kernels::Status;
@@ -177,22 +176,6 @@ inline std::vector<Tile> tiles(const Problem& problem) {
     result.push_back({0, rows - rows / 2, (cols - 1) / 1024 * 1024, cols});
   }
   return result;
-}
-
-template <int kThreads>
-Executor executor_of() {
-  return {[](std::int64_t chunks, Executor::Body body, void* context) {
-            std::vector<std::thread> threads;
-            const std::int64_t count = std::min<std::int64_t>(chunks, kThreads);
-            for (std::int64_t t = 1; t < count; ++t) {
-              threads.emplace_back([=] {
-                for (std::int64_t chunk = t; chunk < chunks; chunk += count) body(context, chunk);
-              });
-            }
-            for (std::int64_t chunk = 0; chunk < chunks; chunk += count) body(context, chunk);
-            for (std::thread& thread : threads) thread.join();
-          },
-          kThreads};
 }
 
 inline Executor serial() {
