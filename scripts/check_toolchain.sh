@@ -18,5 +18,7 @@ test -f "$include/Python.h" || fail "no Python.h; install it: apt-get install py
 if [ "${2:-}" = --tests ]; then
   has_header() { echo "#include <$1>" | "${CXX:-g++}" -std=c++20 -x c++ -fsyntax-only - 2>/dev/null; }
   has_header gtest/gtest.h || fail "GoogleTest is missing; install it: apt-get install libgtest-dev"
+  has_header nlohmann/json.hpp || fail "nlohmann's JSON is missing; install it: apt-get install nlohmann-json3-dev"
+  has_header openssl/evp.h || fail "OpenSSL's headers are missing; install them: apt-get install libssl-dev"
   has_header benchmark/benchmark.h || fail "Google Benchmark is missing; install it: apt-get install libbenchmark-dev"
 fi

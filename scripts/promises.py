@@ -19,7 +19,7 @@ PROMISES = {
     ),
     "4. Nothing is skipped silently": "G1 G2 G3 G4 G5 G6 G7 G10 D5",
     "5. A checkpoint is complete and checksummed, or it is rejected by name": (
-        "C6 C7 C8 C9 C11 C13 C14 C15 C16 X1 X2 X3 X6 X7 X8 X10 D8 D9"
+        "C6 C7 C8 C9 C11 C13 C14 C15 C16 C19 X1 X2 X3 X5 X6 X7 X8 X10 D8 D9"
     ),
     "6. Loading never executes code": "C3 X3 X4",
     "7. Memory is the stated formula, within 2 %": "P1 C11",

@@ -56,6 +56,8 @@ class SparseLinearImpl : public torch::nn::Cloneable<SparseLinearImpl> {
   at::Tensor dense_weight() const;
   // Takes the packed positions `new_mask` (exactly n of them), in place.
   void set_mask(const at::Tensor& new_mask);
+  // What set_mask checks: throws, naming `what`, unless new_mask holds n positions of this layer's shape.
+  void check_mask(const at::Tensor& new_mask, const char* what) const;
 
   // The weights of a dense layer at `options.density` keyed positions, or at the positions of a packed or
   // boolean [out, in] `mask`; device, dtype and requires_grad are those of the dense layer.
@@ -81,7 +83,6 @@ class SparseLinearImpl : public torch::nn::Cloneable<SparseLinearImpl> {
   at::Tensor grow_candidates;
 
  private:
-  void check_mask(const at::Tensor& new_mask, const char* what) const;
   void remember() const;
 };
 TORCH_MODULE(SparseLinear);

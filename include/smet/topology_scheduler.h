@@ -18,6 +18,9 @@
 
 namespace smet {
 
+class TopologyEngine;  // src/topology/engine.h
+struct TopologyState;
+
 // Prunes and regrows the weights of every SparseLinear in a model while it trains:
 //
 //   loss.backward(); optimizer.step(); topology.step(); optimizer.zero_grad();
@@ -62,6 +65,8 @@ class TopologyScheduler {
   void load(torch::serialize::InputArchive& archive);
 
  private:
+  friend const TopologyEngine& topology_engine(const TopologyScheduler& scheduler);
+  friend void load_topology_state(TopologyScheduler& scheduler, TopologyState state);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -15,6 +15,7 @@
 #include "smet/topology_scheduler.h"
 #include "src/topology/engine.h"
 #include "src/topology/observe.h"
+#include "src/topology/scheduler_state.h"
 #include "src/topology/state_archive.h"
 
 namespace smet {
@@ -186,8 +187,16 @@ void TopologyScheduler::save(torch::serialize::OutputArchive& archive) const {
 }
 
 void TopologyScheduler::load(torch::serialize::InputArchive& archive) {
-  impl_->engine->load_state(read_state(archive));
-  impl_->arm();
+  load_topology_state(*this, read_state(archive));
+}
+
+const TopologyEngine& topology_engine(const TopologyScheduler& scheduler) {
+  return *scheduler.impl_->engine;
+}
+
+void load_topology_state(TopologyScheduler& scheduler, TopologyState state) {
+  scheduler.impl_->engine->load_state(std::move(state));
+  scheduler.impl_->arm();
 }
 
 }  // namespace smet

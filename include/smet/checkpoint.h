@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Checkpoints: the folders that Python's smet.save_checkpoint writes, byte for byte, and reads.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "smet/compact_adamw.h"
+#include "smet/topology_scheduler.h"
+
+namespace smet {
+
+// What a checkpoint holds beside model, optimizer and topology. A loaded one can be given back to
+// save_checkpoint, so that what only Python understands survives.
+struct CheckpointRun {
+  // JSON: {"extra": {...}, "lr_scheduler": ..., "scaler": ...}; "extra" is the caller's.
+  std::string state = R"({"extra": {}, "lr_scheduler": null, "scaler": null})";
+  // Tensors of run.safetensors that C++ does not know: Python's and NumPy's generators, other ranks'.
+  std::map<std::string, at::Tensor> tensors;
+};
+
+struct Checkpoint {
+  std::string path;       // the step folder
+  std::int64_t step = 0;  // optimizer steps done
+  CheckpointRun run;
+};
+
+struct SaveOptions {
+  std::int64_t step = 0;             // names the folder
+  std::optional<std::int64_t> keep;  // remove all but the newest so many, once the new one was read back
+  CheckpointRun run;
+};
+
+// Writes root/step-00000300 and returns it. Parameters, buffers, optimizer state, topology clock and torch's
+// CPU generator; every file is flushed to disk, the manifest last, then the folder gets its name. One writer
+// at a time. Throws c10::ValueError, or std::system_error from the file system; older checkpoints stay.
+std::string save_checkpoint(const std::string& root, torch::nn::Module& model, CompactAdamW* opt,
+                            TopologyScheduler* topology, const SaveOptions& options);
+
+// Continues where save_checkpoint was called, from C++ or Python. `path` is a step folder, or a folder of
+// them, of which the newest whole one is taken. Everything is checked before anything changes; entries are
+// matched by name and copied into the existing tensors. Throws c10::ValueError naming the file, parameter,
+// layer or option that is wrong.
+Checkpoint load_checkpoint(const std::string& path, torch::nn::Module& model, CompactAdamW* opt = nullptr,
+                           TopologyScheduler* topology = nullptr);
+
+}  // namespace smet

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""C19: a checkpoint is the same bytes from Python and from C++, and either continues the other's run."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import smet
+from checkpoint_helpers import reseal, rewrite
+from smet.checkpoint import manifest
+from test_parity import BATCH, IN, OUT, Net, formula
+
+PROGRAM = Path(__file__).parents[2] / "build" / "tests" / "cpp" / "checkpoint_run"
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def in_cpp(load, steps, save, code=0):
+    done = subprocess.run([PROGRAM, str(load), str(steps), str(save)], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return Path(done.stdout.strip()) if code == 0 else done.stderr
+
+
+def in_python(load, steps, save, extra=None):
+    torch.manual_seed(3)
+    net = Net()
+    opt = smet.CompactAdamW(net, lr=4e-3, warmup=5)
+    topo = smet.TopologyScheduler(
+        net, opt, interval=5, fraction=0.3, stop=1.0, total_steps=40, seed=9, track_explored=True
+    )
+    done, found = 0, None
+    if load != "-":
+        found = smet.load_checkpoint(load, net, opt, topo)
+        done = found.step
+    for step in range(done, done + steps):
+        opt.zero_grad()
+        loss = torch.nn.functional.mse_loss(net(formula(BATCH, IN, step)), formula(BATCH, OUT, step // 7))
+        loss.backward()
+        opt.step()
+        topo.step()
+    extra = extra if found is None else found.extra
+    return smet.save_checkpoint(save, net, opt, topo, step=done + steps, extra=extra)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+EXTRA = {
+    "text": '\u00e9\n"quoted" \U0001f600',
+    "numbers": [1e-8, 1e16, 123456789.0, -0.0, 2**53, 0.1, 1.5e-7],
+    "empty": {},
+}
+
+
+def test_c19_cpp_gives_back_the_bytes_of_a_python_checkpoint(tmp_path):
+    ours = in_python("-", 12, tmp_path / "python", EXTRA)
+    assert files(in_cpp(ours, 0, tmp_path / "cpp")) == files(ours)
+
+
+def test_c19_python_gives_back_the_tensors_of_a_cpp_checkpoint(tmp_path):
+    """All but the generators that only Python has."""
+    theirs = in_cpp("-", 12, tmp_path / "cpp")
+    again = in_python(theirs, 0, tmp_path / "python")
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (theirs / name).read_bytes() == (again / name).read_bytes()
+    first, second = manifest.read(theirs), manifest.read(again)
+    for key in ("layers", "optimizer", "topology", "run", "step", "aliases", "format", "version", "smet"):
+        assert first[key] == second[key], key
+
+
+def same_state(one, two):
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    assert manifest.read(one)["topology"] == manifest.read(two)["topology"]
+
+
+@pytest.mark.parametrize(("own", "other"), [(in_python, in_cpp), (in_cpp, in_python)])
+def test_c1_c19_a_run_that_the_other_language_saved_again_ends_in_the_same_bits(tmp_path, own, other):
+    """12 steps, through the other language, and 13 more: topology updates on either side of the border."""
+    whole = own("-", 25, tmp_path / "whole")
+    first = own("-", 12, tmp_path / "first")
+    through = other(first, 0, tmp_path / "through")
+    same_state(own(through.parent, 13, tmp_path / "end"), whole)
+    same_state(own(first.parent, 13, tmp_path / "alone"), whole)
+
+
+REFUSED = {
+    "truncated": (
+        lambda s: (s / "model.safetensors").write_bytes(b"12345"),
+        "model.safetensors is damaged: it has 5",
+    ),
+    "flipped": (
+        lambda s: (s / "optimizer.safetensors").write_bytes(
+            (s / "optimizer.safetensors").read_bytes()[:-1] + b"x"
+        ),
+        "optimizer.safetensors is damaged: its SHA-256",
+    ),
+    "header": (
+        lambda s: reseal(s, "model.safetensors", b"\xff" * 64),
+        "model.safetensors is damaged: the header has",
+    ),
+    "manifest": (lambda s: (s / "manifest.json").write_bytes(b"{}"), "manifest.json is damaged"),
+    "missing": (lambda s: (s / "run.safetensors").unlink(), "run.safetensors: No such file"),
+    "newer": (
+        lambda s: rewrite(s, lambda b: b.update(version=2)),
+        "format version 2; this smet reads 1 to 1",
+    ),
+    "path": (
+        lambda s: rewrite(s, lambda b: b["files"].update({"../x": b["files"].pop("run.safetensors")})),
+        "no plain name inside the folder",
+    ),
+    "layer": (
+        lambda s: rewrite(s, lambda b: b["layers"]["up"].update(n=3)),
+        "layer 'up' was saved with 3 active",
+    ),
+    "hash": (
+        lambda s: rewrite(s, lambda b: b["layers"]["up"].update(hash="0")),
+        "topology hash of layer 'up'",
+    ),
+    "option": (lambda s: rewrite(s, lambda b: b["topology"]["config"].update(interval=7)), "interval = 7"),
+    "group": (
+        lambda s: rewrite(s, lambda b: b["optimizer"]["groups"][0]["params"].append("x")),
+        'saved with "x"',
+    ),
+    "type": (lambda s: rewrite(s, lambda b: b["optimizer"].update(groups=3)), "number of parameter groups"),
+    "state": (lambda s: rewrite(s, lambda b: b["topology"].update(steps="x")), "'steps' is"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_x1_x2_x8_cpp_refuses_what_python_refuses(tmp_path, case):
+    change, message = REFUSED[case]
+    step = in_python("-", 3, tmp_path / "python")
+    change(step)
+    said = in_cpp(step, 1, tmp_path / "cpp", code=1)
+    assert re.search(message, said), said
+    with pytest.raises(smet.CheckpointError):
+        in_python(step, 1, tmp_path / "again")
+
+
+def test_c15_c16_cpp_saves_once_and_keeps_python_out(tmp_path):
+    in_cpp("-", 2, tmp_path / "run")
+    assert "is there already and whole" in in_cpp("-", 2, tmp_path / "run", code=1)
+    with smet.checkpoint.durable.locked(tmp_path / "run"):
+        assert "in use by another writer" in in_cpp("-", 3, tmp_path / "run", code=1)
