@@ -4,30 +4,6 @@
 namespace smet::kernels::cuda {
 namespace {
 
-template <typename Type>
-StepItem<typename Type::Compute> item_of(const AdamWTensor& tensor) {
-  using Compute = typename Type::Compute;
-  constexpr int kCount = kStepElements<Compute>;
-  using Some = Vector<typename Type::Storage, kCount>;
-  using SomeMoments = Vector<Compute, kCount>;
-  return {.param = tensor.param,
-          .grad = tensor.grad,
-          .exp_avg = tensor.exp_avg,
-          .exp_avg_sq = tensor.exp_avg_sq,
-          .cohort = tensor.cohort,
-          .cohorts = tensor.cohorts,
-          .size = tensor.size,
-          .rounding_key = tensor.rounding_key,
-          .moment_key = 0,
-          .scalars = StepScalars<Compute>::of(tensor),
-          .cohort_rows = tensor.cohort == nullptr ? 1 : static_cast<int>(tensor.cohort_rows),
-          .stochastic_rounding = tensor.stochastic_rounding,
-          .vectors = aligned_for<Some>(tensor.param) && aligned_for<Some>(tensor.grad) &&
-                     aligned_for<SomeMoments>(tensor.exp_avg) &&
-                     aligned_for<SomeMoments>(tensor.exp_avg_sq) &&
-                     aligned_for<Vector<std::uint8_t, kCount>>(tensor.cohort)};
-}
-
 // Every tensor of one dtype.
 template <typename Type>
 void step_all(Launches& launches, const AdamWStepArgs& args, DType dtype, const StepControl& control) {
@@ -40,7 +16,7 @@ void step_all(Launches& launches, const AdamWStepArgs& args, DType dtype, const 
   for (std::int64_t t = 0; t < args.count; ++t) {
     const AdamWTensor& tensor = args.tensors[t];
     if (tensor.param_dtype != dtype) continue;
-    batches.add(item_of<Type>(tensor), (tensor.size + kChunk - 1) / kChunk);
+    batches.add(step_item<Type, FullMoments<Type>>(tensor, 0), (tensor.size + kChunk - 1) / kChunk);
   }
   batches.flush();
 }
@@ -76,8 +52,9 @@ Status adamw_step(Stream stream, const AdamWStepArgs& args, const StepControl& c
 }
 
 Status first_nonfinite(Stream stream, const Buffer* buffers, std::int64_t count, std::int64_t* first) {
+  // All ones: -1, and the largest unsigned number.
+  if (cudaMemsetAsync(first, 0xFF, sizeof *first, stream) != cudaSuccess) return Status::launch_failed;
   Launches launches(stream);
-  launches(1, 1, none_found_kernel, first);
   check_all<F32>(launches, buffers, count, DType::f32, first);
   check_all<F64>(launches, buffers, count, DType::f64, first);
   check_all<Bf16>(launches, buffers, count, DType::bf16, first);

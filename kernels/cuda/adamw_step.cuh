@@ -32,7 +32,6 @@ struct FullMoments {
     *v_to = v;
   }
 };
-template <typename Type>
 struct Bf16Moments {
   using Storage = std::uint16_t;
   __device__ static float load(Storage x) { return bf16_to_f32(x); }
@@ -60,26 +59,61 @@ struct StepItem {
   bool vectors;  // all five are aligned for vectors of kStepElements
 };
 
-// Elements [i, i + count) of p, count <= N; `whole`: N of them, and aligned.
+template <typename Type, typename Moments>
+StepItem<typename Type::Compute> step_item(const AdamWTensor& tensor, std::uint64_t moment_key) {
+  using Compute = typename Type::Compute;
+  constexpr int kCount = kStepElements<Compute>;
+  using Some = Vector<typename Type::Storage, kCount>;
+  using SomeMoments = Vector<typename Moments::Storage, kCount>;
+  return {.param = tensor.param,
+          .grad = tensor.grad,
+          .exp_avg = tensor.exp_avg,
+          .exp_avg_sq = tensor.exp_avg_sq,
+          .cohort = tensor.cohort,
+          .cohorts = tensor.cohorts,
+          .size = tensor.size,
+          .rounding_key = tensor.rounding_key,
+          .moment_key = moment_key,
+          .scalars = StepScalars<Compute>::of(tensor),
+          .cohort_rows = tensor.cohort == nullptr ? 1 : static_cast<int>(tensor.cohort_rows),
+          .stochastic_rounding = tensor.stochastic_rounding,
+          .vectors = aligned_for<Some>(tensor.param) && aligned_for<Some>(tensor.grad) &&
+                     aligned_for<SomeMoments>(tensor.exp_avg) &&
+                     aligned_for<SomeMoments>(tensor.exp_avg_sq) &&
+                     aligned_for<Vector<std::uint8_t, kCount>>(tensor.cohort)};
+}
+
+// The elements of [i, i + N) that are a thread's: [begin, end); `whole`: all N, at addresses aligned for a
+// vector.
+struct Part {
+  std::int64_t begin, end;
+  bool whole;
+
+  template <int N>
+  __device__ static Part of(std::int64_t i, std::int64_t first, std::int64_t last, bool vectors) {
+    return {i < first ? first : i, i + N < last ? i + N : last, vectors && i >= first && i + N <= last};
+  }
+  __device__ bool has(std::int64_t i) const { return i >= begin && i < end; }
+};
+
 template <int N, typename T>
-__device__ __forceinline__ Vector<T, N> load_some(const T* p, std::int64_t i, int count, bool whole) {
-  if (whole) return *reinterpret_cast<const Vector<T, N>*>(p + i);
+__device__ __forceinline__ Vector<T, N> load_part(const T* p, std::int64_t i, const Part& part) {
+  if (part.whole) return *reinterpret_cast<const Vector<T, N>*>(p + i);
   Vector<T, N> x{};
   for (int e = 0; e < N; ++e) {
-    if (e < count) x.at[e] = p[i + e];
+    if (part.has(i + e)) x.at[e] = p[i + e];
   }
   return x;
 }
 
 template <int N, typename T>
-__device__ __forceinline__ void store_some(T* p, std::int64_t i, int count, bool whole,
-                                           const Vector<T, N>& x) {
-  if (whole) {
+__device__ __forceinline__ void store_part(T* p, std::int64_t i, const Part& part, const Vector<T, N>& x) {
+  if (part.whole) {
     *reinterpret_cast<Vector<T, N>*>(p + i) = x;
     return;
   }
   for (int e = 0; e < N; ++e) {
-    if (e < count) p[i + e] = x.at[e];
+    if (part.has(i + e)) p[i + e] = x.at[e];
   }
 }
 
@@ -94,15 +128,14 @@ __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>
   auto* exp_avg = static_cast<Moment*>(item.exp_avg);
   auto* exp_avg_sq = static_cast<Moment*>(item.exp_avg_sq);
   constexpr int kCount = kStepElements<Compute>;
-  const int count = item.size - i < kCount ? static_cast<int>(item.size - i) : kCount;
-  const bool whole = item.vectors && count == kCount;
+  const Part part = Part::of<kCount>(i, 0, item.size, item.vectors);
 
-  auto p = load_some<kCount>(param, i, count, whole);
-  const auto g = load_some<kCount>(static_cast<const Storage*>(item.grad), i, count, whole);
-  auto m = load_some<kCount>(exp_avg, i, count, whole);
-  auto v = load_some<kCount>(exp_avg_sq, i, count, whole);
+  auto p = load_part<kCount>(param, i, part);
+  const auto g = load_part<kCount>(static_cast<const Storage*>(item.grad), i, part);
+  auto m = load_part<kCount>(exp_avg, i, part);
+  auto v = load_part<kCount>(exp_avg_sq, i, part);
   Vector<std::uint8_t, kCount> ids{};
-  if (item.cohort != nullptr) ids = load_some<kCount>(item.cohort, i, count, whole);
+  if (item.cohort != nullptr) ids = load_part<kCount>(item.cohort, i, part);
   for (int e = 0; e < kCount; ++e) {
     const Compute x = Type::load(p.at[e]);
     const Compute grad = effective_grad<Compute>(Type::load(g.at[e]), x, scale, item.scalars);
@@ -113,9 +146,9 @@ __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>
     Moments::store(new_m, new_v, item.moment_key, i + e, &m.at[e], &v.at[e]);
     p.at[e] = stored_param<Type>(result, item.stochastic_rounding, item.rounding_key, i + e);
   }
-  store_some(param, i, count, whole, p);
-  store_some(exp_avg, i, count, whole, m);
-  store_some(exp_avg_sq, i, count, whole, v);
+  store_part(param, i, part, p);
+  store_part(exp_avg, i, part, m);
+  store_part(exp_avg_sq, i, part, v);
 }
 
 template <typename Type, typename Moments>
@@ -144,10 +177,6 @@ struct FiniteItem {
   std::int64_t index;
 };
 inline constexpr std::int64_t kFiniteChunk = 16384;
-
-static __global__ void none_found_kernel(std::int64_t* first) {
-  *first = -1;
-}
 
 // Lowers *first, as an unsigned number, to the index of every item that holds NaN or infinity.
 template <typename Type>

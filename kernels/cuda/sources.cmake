@@ -2,6 +2,7 @@
 # The CUDA kernels, one list for those who compile them: nvcc, with nvcc.options, and g++ for tests/gpusim, with
 # -ffp-contract=off.
 set(SMET_CUDA_SOURCES
+  adamw_compact.cu
   adamw_step.cu
   expand.cu
   gather.cu

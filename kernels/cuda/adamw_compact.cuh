@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// adamw_compact, block8: one warp per block of weights. It goes over the block twice, since a code can be
+// chosen only when the block's new scale is known; the second time the block, about 2 KB, comes from the
+// cache. bf16 moments are adamw_step's kernel with another storage.
+#pragma once
+
+#include "kernels/adamw_compact.h"
+#include "kernels/block8.h"
+#include "kernels/cuda/adamw_step.cuh"
+
+namespace smet::kernels::cuda {
+
+inline constexpr int kBlock8Warps = kStepThreads / kWarp;
+inline constexpr int kBlocksPerWarp = 4;
+inline constexpr std::int64_t kBlock8Chunk = kBlock8Warps * kBlocksPerWarp;  // blocks of weights
+inline constexpr int kBlock8Elements = 4;                                    // per lane and round
+
+struct Block8Item {
+  StepItem<float> step;
+  const std::int32_t* rank;
+  std::int64_t rows, cols, blocks;
+  std::int64_t block_segments;
+  float* scale;
+  float* scale_sq;
+};
+
+// The first weight of a segment; of the next row where the row has no such segment.
+__device__ __forceinline__ std::int64_t first_weight(const Block8Item& item, std::int64_t row,
+                                                     std::int64_t segment) {
+  const std::int64_t segments = segments_per_row(item.cols);
+  if (segment >= segments) {
+    ++row;
+    segment = 0;
+  }
+  if (row >= item.rows) return item.step.size;
+  if (item.rank != nullptr) return item.rank[row * segments + segment];
+  return row * item.cols + segment * kSegmentColumns;
+}
+
+// What four weights are before the step.
+template <typename Type>
+struct FourWeights {
+  Vector<typename Type::Storage, kBlock8Elements> param, grad;
+  Vector<std::uint8_t, kBlock8Elements> m, v;
+
+  __device__ static FourWeights load(const StepItem<float>& item, std::int64_t i, const Part& part) {
+    constexpr int kCount = kBlock8Elements;
+    using Storage = typename Type::Storage;
+    return {load_part<kCount>(static_cast<const Storage*>(item.param), i, part),
+            load_part<kCount>(static_cast<const Storage*>(item.grad), i, part),
+            load_part<kCount>(static_cast<const std::uint8_t*>(item.exp_avg), i, part),
+            load_part<kCount>(static_cast<const std::uint8_t*>(item.exp_avg_sq), i, part)};
+  }
+};
+
+// The moments of weight e after the step; returns sqrt(v), by way of which v is stored.
+template <typename Type>
+__device__ __forceinline__ float moments_of(const FourWeights<Type>& four, int e,
+                                            const StepScalars<float>& scalars, const float* grad_scale,
+                                            float unit, float unit_sq, float* m) {
+  const float param = Type::load(four.param.at[e]);
+  const float grad = effective_grad<float>(Type::load(four.grad.at[e]), param, grad_scale, scalars);
+  const float root = block8_sqrt_v(unit_sq, four.v.at[e]);
+  float v = root * root;
+  *m = block8_m(unit, four.m.at[e]);
+  update_moments(grad, scalars, m, &v);
+  return square_root(v);
+}
+
+__device__ __forceinline__ std::uint8_t m_code(float m, float unit, std::uint32_t noise) {
+  if (!(unit > 0)) return 0;
+  const float units = block8_units(fabsf(m), unit, kBlock8MaxM);
+  const int code = block8_code(units, square_root(units), kBlock8MaxM, noise);
+  return static_cast<std::uint8_t>(m < 0 ? -code : code);
+}
+__device__ __forceinline__ std::uint8_t v_code(float root, float unit, std::uint32_t noise) {
+  if (!(unit > 0)) return 0;
+  const float units = block8_units(root, unit, kBlock8MaxV);
+  const int code = block8_code(units, square_root(units), kBlock8MaxV, noise);
+  return static_cast<std::uint8_t>(root > 0 && code == 0 ? 1 : code);
+}
+
+// One block of weights, [first, last), by one warp.
+template <typename Type>
+__device__ __forceinline__ void step_block8(const Block8Item& item, const StepRow<float>* rows,
+                                            const float* grad_scale, std::int64_t block, std::int64_t first,
+                                            std::int64_t last) {
+  constexpr int kCount = kBlock8Elements;
+  const StepItem<float>& step = item.step;
+  const float old_unit = block8_unit(item.scale[block], kBlock8MaxM);
+  const float old_unit_sq = block8_unit(item.scale_sq[block], kBlock8MaxV);
+  const std::int64_t start = first / kCount * kCount + lane_index() * kCount;
+
+  // As bits, magnitudes order as numbers do, and NaN is the largest.
+  std::uint32_t most = 0;
+  std::uint32_t most_sq = 0;
+  for (std::int64_t i = start; i < last; i += kWarp * kCount) {
+    const Part part = Part::of<kCount>(i, first, last, step.vectors);
+    const auto four = FourWeights<Type>::load(step, i, part);
+    for (int e = 0; e < kCount; ++e) {
+      if (!part.has(i + e)) continue;
+      float m;
+      const float root = moments_of(four, e, step.scalars, grad_scale, old_unit, old_unit_sq, &m);
+      most = max(most, float_bits(m) & 0x7FFFFFFFU);
+      most_sq = max(most_sq, float_bits(root) & 0x7FFFFFFFU);
+    }
+  }
+  const float scale = bits_float(__reduce_max_sync(kFullMask, most));
+  const float scale_sq = bits_float(__reduce_max_sync(kFullMask, most_sq));
+  const float unit = block8_unit(scale, kBlock8MaxM);
+  const float unit_sq = block8_unit(scale_sq, kBlock8MaxV);
+  __syncwarp();  // all lanes have read the old scales
+  if (lane_index() == 0) {
+    item.scale[block] = scale;
+    item.scale_sq[block] = scale_sq;
+  }
+
+  for (std::int64_t i = start; i < last; i += kWarp * kCount) {
+    const Part part = Part::of<kCount>(i, first, last, step.vectors);
+    auto four = FourWeights<Type>::load(step, i, part);
+    Vector<std::uint8_t, kCount> ids{};
+    if (step.cohort != nullptr) ids = load_part<kCount>(step.cohort, i, part);
+    for (int e = 0; e < kCount; ++e) {
+      if (!part.has(i + e)) continue;
+      float m;
+      const float root = moments_of(four, e, step.scalars, grad_scale, old_unit, old_unit_sq, &m);
+      const float result =
+          updated_param(Type::load(four.param.at[e]), m, root, rows[ids.at[e]], step.scalars);
+      four.param.at[e] = stored_param<Type>(result, step.stochastic_rounding, step.rounding_key, i + e);
+      const std::uint32_t noise = hash32(step.moment_key, static_cast<std::uint64_t>(i + e));
+      four.m.at[e] = m_code(m, unit, noise);
+      four.v.at[e] = v_code(root, unit_sq, noise >> 16);
+    }
+    store_part(static_cast<typename Type::Storage*>(step.param), i, part, four.param);
+    store_part(static_cast<std::uint8_t*>(step.exp_avg), i, part, four.m);
+    store_part(static_cast<std::uint8_t*>(step.exp_avg_sq), i, part, four.v);
+  }
+}
+
+template <typename Type>
+__global__ void __launch_bounds__(kStepThreads)
+    block8_kernel(const Batch<Block8Item> batch, const StepControl control) {
+  SMET_SHARED(StepRow<float>, rows, [kMaxCohorts]);
+  // The same for every thread of the grid, so nobody waits at the barrier for those that leave.
+  if (control.found_inf != nullptr && *control.found_inf != 0) return;
+  unsigned chunk = blockIdx.x;
+  const Block8Item& item = batch.find(&chunk);
+  load_rows(item.step.cohorts, item.step.cohort_rows, rows);
+  const std::int64_t per_row = blocks_per_row(item.cols, item.block_segments);
+  for (int i = 0; i < kBlocksPerWarp; ++i) {
+    const std::int64_t block = chunk * kBlock8Chunk + i * kBlock8Warps + warp_of_block();
+    if (block >= item.blocks) break;
+    const std::int64_t row = block / per_row;
+    const std::int64_t segment = (block - row * per_row) * item.block_segments;
+    step_block8<Type>(item, rows, control.grad_scale, block, first_weight(item, row, segment),
+                      first_weight(item, row, segment + item.block_segments));
+  }
+}
+
+}  // namespace smet::kernels::cuda

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kernels/adamw_compact.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/block8.h"
+#include "kernels/reference/elements.h"
+#include "kernels/rounding_hash.h"
+
+namespace smet::kernels::reference {
+namespace {
+
+struct Moments {
+  float m, root_v, v;
+};
+
+std::uint32_t noise_of(std::uint64_t key, std::int64_t i) {
+  return hash32(key, static_cast<std::uint64_t>(i));
+}
+
+// bf16 of x, by 16 random bits.
+std::uint16_t stochastic_bf16(float x, std::uint32_t noise) {
+  if (!std::isfinite(x)) return f32_to_bf16(x);
+  return static_cast<std::uint16_t>((float_bits(x) + (noise & 0xFFFFU)) >> 16);
+}
+
+// The two first lines of adamw_step.h's formula.
+Moments updated(const AdamWTensor& tensor, std::int64_t i, float m, float v) {
+  const auto param = static_cast<float>(load(tensor.param, tensor.param_dtype, i));
+  auto grad = static_cast<float>(load(tensor.grad, tensor.grad_dtype, i));
+  if (tensor.maximize) grad = -grad;
+  if (tensor.l2 != 0) grad = grad + static_cast<float>(tensor.l2) * param;
+  const float new_m = m + (grad - m) * static_cast<float>(1 - tensor.beta1);
+  const float new_v =
+      v * static_cast<float>(tensor.beta2) + (static_cast<float>(1 - tensor.beta2) * grad) * grad;
+  return {new_m, std::sqrt(new_v), new_v};
+}
+
+// The last line.
+void move_param(const AdamWTensor& tensor, std::int64_t i, const Moments& moments) {
+  const CohortRow& row = tensor.cohorts[tensor.cohort == nullptr ? 0 : tensor.cohort[i]];
+  const auto param = static_cast<float>(load(tensor.param, tensor.param_dtype, i));
+  const float update = (static_cast<float>(-row.step_size) * moments.m) /
+                       (moments.root_v / static_cast<float>(row.bc2_sqrt) + static_cast<float>(tensor.eps));
+  const float result = param + (update - static_cast<float>(row.decay) * param);
+  if (tensor.param_dtype == DType::bf16 && tensor.stochastic_rounding) {
+    static_cast<std::uint16_t*>(tensor.param)[i] = stochastic_bf16(result, noise_of(tensor.rounding_key, i));
+  } else {
+    store(tensor.param, tensor.param_dtype, i, static_cast<double>(result));
+  }
+}
+
+void step_bf16(const AdamWTensor& tensor, const CompactMoments& compact) {
+  auto* m = static_cast<std::uint16_t*>(tensor.exp_avg);
+  auto* v = static_cast<std::uint16_t*>(tensor.exp_avg_sq);
+  for (std::int64_t i = 0; i < tensor.size; ++i) {
+    const Moments moments = updated(tensor, i, bf16_to_f32(m[i]), bf16_to_f32(v[i]));
+    move_param(tensor, i, moments);
+    const std::uint32_t noise = noise_of(compact.key, i);
+    m[i] = stochastic_bf16(moments.m, noise);
+    v[i] = stochastic_bf16(moments.v, noise >> 16);
+  }
+}
+
+// The larger one; a NaN is larger than any number.
+float larger(float a, float b) {
+  return std::isnan(b) || b > a ? b : a;
+}
+
+// Weights [begin, end) of one block.
+void step_block(const AdamWTensor& tensor, std::uint64_t key, std::int64_t begin, std::int64_t end,
+                float* scale, float* scale_sq) {
+  auto* m = static_cast<std::uint8_t*>(tensor.exp_avg);
+  auto* v = static_cast<std::uint8_t*>(tensor.exp_avg_sq);
+  const float old_unit = block8_unit(*scale, kBlock8MaxM);
+  const float old_unit_sq = block8_unit(*scale_sq, kBlock8MaxV);
+  const auto moments_of = [&](std::int64_t i) {
+    const float root = block8_sqrt_v(old_unit_sq, v[i]);
+    return updated(tensor, i, block8_m(old_unit, m[i]), root * root);
+  };
+  *scale = *scale_sq = 0;
+  for (std::int64_t i = begin; i < end; ++i) {
+    const Moments moments = moments_of(i);
+    *scale = larger(*scale, std::fabs(moments.m));
+    *scale_sq = larger(*scale_sq, moments.root_v);
+  }
+  const float unit = block8_unit(*scale, kBlock8MaxM);
+  const float unit_sq = block8_unit(*scale_sq, kBlock8MaxV);
+  for (std::int64_t i = begin; i < end; ++i) {
+    const Moments moments = moments_of(i);
+    move_param(tensor, i, moments);
+    const std::uint32_t noise = noise_of(key, i);
+    const float units = block8_units(std::fabs(moments.m), unit, kBlock8MaxM);
+    const float units_sq = block8_units(moments.root_v, unit_sq, kBlock8MaxV);
+    const int code = unit > 0 ? block8_code(units, std::sqrt(units), kBlock8MaxM, noise) : 0;
+    const int code_sq =
+        unit_sq > 0 ? block8_code(units_sq, std::sqrt(units_sq), kBlock8MaxV, noise >> 16) : 0;
+    m[i] = static_cast<std::uint8_t>(moments.m < 0 ? -code : code);
+    v[i] = static_cast<std::uint8_t>(moments.root_v > 0 && unit_sq > 0 ? std::max(code_sq, 1) : code_sq);
+  }
+}
+
+void step_block8(const AdamWTensor& tensor, const CompactMoments& compact) {
+  const std::int64_t segments = segments_per_row(compact.cols);
+  const auto first_weight = [&](std::int64_t row, std::int64_t segment) {
+    if (row == compact.rows) return tensor.size;
+    if (compact.rank != nullptr) return std::int64_t{compact.rank[row * segments + segment]};
+    return row * compact.cols + segment * kSegmentColumns;
+  };
+  std::int64_t block = 0;
+  for (std::int64_t row = 0; row < compact.rows; ++row) {
+    for (std::int64_t segment = 0; segment < segments; segment += compact.block_segments, ++block) {
+      const std::int64_t next = segment + compact.block_segments;
+      const std::int64_t end = next < segments ? first_weight(row, next) : first_weight(row + 1, 0);
+      step_block(tensor, compact.key, first_weight(row, segment), end, compact.scale + block,
+                 compact.scale_sq + block);
+    }
+  }
+}
+
+}  // namespace
+
+Status adamw_compact(const Executor& /*executor*/, const AdamWCompactArgs& args) {
+  for (std::int64_t t = 0; t < args.count; ++t) {
+    const AdamWTensor& tensor = args.tensors[t];
+    if (tensor.grad_dtype != tensor.param_dtype || tensor.param_dtype == DType::f64) {
+      return Status::unsupported_dtype;
+    }
+    const bool blocks = args.moments[t].format == MomentFormat::bf16 || args.moments[t].block_segments >= 1;
+    if (tensor.cohort_rows < 1 || tensor.cohort_rows > 256 || !blocks) return Status::invalid_argument;
+  }
+  for (std::int64_t t = 0; t < args.count; ++t) {
+    if (args.moments[t].format == MomentFormat::bf16) {
+      step_bf16(args.tensors[t], args.moments[t]);
+    } else {
+      step_block8(args.tensors[t], args.moments[t]);
+    }
+  }
+  return Status::ok;
+}
+
+}  // namespace smet::kernels::reference

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What compact moments promise. The kernels that must equal the reference bit for bit are tested where they
+// are.
+#include "kernels/adamw_compact.h"
+
+#include "kernels/block8.h"
+#include "tests/cpp/compact_tensor.h"
+
+namespace smet::test {
+namespace {
+
+using kernels::MomentFormat;
+
+// About 256 weights in a block, whole segments, at most a row; nothing that a topology update changes.
+TEST(AdamWCompact, BlocksHoldAbout256Weights) {
+  EXPECT_EQ(kernels::block8_segments(4096, 11008, 4096 * 11008 / 4), 1);
+  EXPECT_EQ(kernels::block8_segments(4096, 11008, 4096 * 11008 / 20), 5);
+  EXPECT_EQ(kernels::block8_segments(4096, 11008, 4096 * 11008), 1);
+  EXPECT_EQ(kernels::block8_segments(4096, 11008, 4096), 11);  // the whole row
+  EXPECT_EQ(kernels::block8_segments(4096, 300, 4096 * 30), 1);
+  EXPECT_EQ(kernels::block8_segments(10, 5000, 0), 5);
+  EXPECT_EQ(kernels::block8_segments(0, 64, 0), 1);
+  EXPECT_EQ(kernels::blocks_per_row(11008, 5), 3);
+  EXPECT_EQ(kernels::blocks_per_row(11008, 11), 1);
+}
+
+// Every code decodes and encodes to itself, whatever the random bits: a step that changes nothing is
+// lossless.
+TEST(AdamWCompact, CodesAreFixedPoints) {
+  for (const float scale : {1.0F, 3e-7F, 0.7F, 1e-30F, 2e30F, 12345.678F}) {
+    for (const int most : {kernels::kBlock8MaxM, kernels::kBlock8MaxV}) {
+      const float unit = kernels::block8_unit(scale, most);
+      for (int code = 0; code <= most; ++code) {
+        const float value = unit * static_cast<float>(code * code);
+        const float units = kernels::block8_units(value, unit, most);
+        for (const std::uint32_t noise : {0x0U, 0x8000U, 0xFFFFU}) {
+          ASSERT_EQ(kernels::block8_code(units, std::sqrt(units), most, noise), code);
+        }
+      }
+    }
+  }
+}
+
+// The mean over all random bits is the number itself, between any two codes.
+TEST(AdamWCompact, CodesAreUnbiased) {
+  for (const int most : {kernels::kBlock8MaxM, kernels::kBlock8MaxV}) {
+    Random random(3);
+    for (int trial = 0; trial < 40; ++trial) {
+      const auto units = static_cast<float>(std::pow(random.uniform(), 4) * most * most);
+      double mean = 0;
+      for (std::uint32_t noise = 0; noise < 0x10000U; ++noise) {
+        const int code = kernels::block8_code(units, std::sqrt(units), most, noise);
+        mean += static_cast<double>(code) * code / 0x10000;
+      }
+      // One of 2^14 equally likely choices too many or too few, and the roundings of fp32.
+      const double step = 2 * std::sqrt(units) + 1;
+      EXPECT_NEAR(mean, units, step / 0x4000 + 1e-6 * units);
+    }
+  }
+}
+
+// With zero gradients v decays as beta2^t on average, to within 5 standard errors and 1 %; m to nothing.
+// Rounding to nearest would leave v where it is. A live v never becomes 0, which would divide by eps alone.
+TEST(AdamWCompact, MomentsDecayAndLiveVStaysLive) {
+  const Topology topology = make_topology({"one segment a row", 64, 1024, .25});
+  for (const MomentFormat format : {MomentFormat::bf16, MomentFormat::block8}) {
+    CompactTensor tensor(topology, DType::f32, format);
+    for (float& scale : tensor.scale) scale = 1e-3F;
+    for (float& scale : tensor.scale_sq) scale = 1e-3F;
+    const auto root_v = [&](std::int64_t i) {
+      if (format == MomentFormat::bf16) return std::sqrt(load(tensor.exp_avg_sq, DType::bf16, i));
+      // Every block has its own scale, but one block is one row here.
+      std::int64_t row = 0;
+      while (row + 1 < topology.rows && topology.rank[row + 1] <= i) ++row;
+      const float unit = kernels::block8_unit(tensor.scale_sq[row], kernels::kBlock8MaxV);
+      return static_cast<double>(kernels::block8_sqrt_v(unit, tensor.exp_avg_sq[i]));
+    };
+    for (int t = 0; t < 20; ++t) tensor.step();
+    double before = 0;
+    for (std::int64_t i = 0; i < topology.nnz; ++i) before += std::pow(root_v(i), 2);
+    tensor.grad = numbers(DType::f32, topology.nnz);
+    constexpr int kSteps = 300;
+    for (int t = 0; t < kSteps; ++t) tensor.step();
+    double after = 0;
+    for (std::int64_t i = 0; i < topology.nnz; ++i) {
+      after += std::pow(root_v(i), 2);
+      ASSERT_GT(root_v(i), 0) << i;
+    }
+    EXPECT_NEAR(after / before, std::pow(.999, kSteps), .04)
+        << (format == MomentFormat::bf16 ? "bf16" : "block8");
+  }
+}
+
+// 200 steps on noisy quadratics: parameters end as near to their minimum as those with fp32 moments do.
+TEST(AdamWCompact, MinimisesAsFullMomentsDo) {
+  const Topology topology = make_topology({"small", 16, 2048, .25});
+  const auto distance = [&](const Bytes& param) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < topology.nnz; ++i) sum += std::pow(load(param, DType::f32, i) - 1, 2);
+    return std::sqrt(sum / static_cast<double>(topology.nnz));
+  };
+  const auto run = [&](CompactTensor& tensor, auto&& step) {
+    tensor.cohort = Buffer<std::uint8_t>(topology.nnz);
+    Random random(11);
+    for (int t = 1; t <= 200; ++t) {
+      tensor.rows[0] = {0, 1e-2 / (1 - std::pow(.9, t)), std::sqrt(1 - std::pow(.999, t))};
+      for (std::int64_t i = 0; i < topology.nnz; ++i) {
+        const double slope = std::pow(10, -2 + .5 * static_cast<double>(i % 7));  // three decades
+        store(tensor.grad, DType::f32, i,
+              slope * (load(tensor.param, DType::f32, i) - 1 + .1 * random.normal()));
+      }
+      step();
+    }
+    return distance(tensor.param);
+  };
+  CompactTensor full(topology, DType::f32, MomentFormat::bf16);
+  Bytes m = numbers(DType::f32, topology.nnz);
+  Bytes v = numbers(DType::f32, topology.nnz);
+  const double want = run(full, [&] {
+    kernels::AdamWTensor tensor = full.tensor();
+    tensor.exp_avg = m.data();
+    tensor.exp_avg_sq = v.data();
+    ASSERT_EQ(kernels::cpu::adamw_step(serial(), {&tensor, 1}), Status::ok);
+  });
+  for (const MomentFormat format : {MomentFormat::bf16, MomentFormat::block8}) {
+    CompactTensor compact(topology, DType::f32, format);
+    const double got = run(compact, [&] { compact.step(); });
+    EXPECT_LT(got, 1.25 * want) << (format == MomentFormat::bf16 ? "bf16" : "block8");
+  }
+}
+
+TEST(AdamWCompact, WrongArgumentsAreRefused) {
+  CompactTensor good(make_topology({"small", 3, 50, .5}), DType::f32, MomentFormat::block8);
+  const auto status = [](const kernels::AdamWTensor& tensor, const kernels::CompactMoments& moments) {
+    return kernels::reference::adamw_compact(serial(), {&tensor, &moments, 1});
+  };
+  kernels::AdamWTensor tensor = good.tensor();
+  kernels::CompactMoments moments = good.moments();
+  tensor.param_dtype = tensor.grad_dtype = DType::f64;
+  EXPECT_EQ(status(tensor, moments), Status::unsupported_dtype);
+  tensor.param_dtype = DType::f32;
+  EXPECT_EQ(status(tensor, moments), Status::unsupported_dtype);
+  tensor.grad_dtype = DType::f32;
+  moments.block_segments = 0;
+  EXPECT_EQ(status(tensor, moments), Status::invalid_argument);
+  moments.block_segments = 1;
+  tensor.cohort_rows = 257;
+  EXPECT_EQ(status(tensor, moments), Status::invalid_argument);
+}
+
+}  // namespace
+}  // namespace smet::test
