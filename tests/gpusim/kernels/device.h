@@ -5,6 +5,8 @@
 
 #ifdef SMET_TEST_ON_GPU
 #include <cuda_runtime.h>
+
+#include <utility>
 #else
 #include "gpusim.h"
 #endif
@@ -82,6 +84,7 @@ class OnDevice {
       }
     }
     ~Memory() { cudaFree(data_); }
+    Memory(Memory&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
     T* data() { return data_; }
