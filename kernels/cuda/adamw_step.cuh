@@ -109,7 +109,7 @@ __device__ __forceinline__ Vector<T, N> load_part(const T* p, std::int64_t i, co
 template <int N, typename T>
 __device__ __forceinline__ void store_part(T* p, std::int64_t i, const Part& part, const Vector<T, N>& x) {
   if (part.whole) {
-    *reinterpret_cast<Vector<T, N>*>(p + i) = x;
+    store_whole(p + i, x);
     return;
   }
   for (int e = 0; e < N; ++e) {

@@ -52,7 +52,7 @@ __device__ __forceinline__ void write_run(const typename Dense::Storage* stage, 
       To to{};
       if (accumulate) to = *reinterpret_cast<const To*>(out + at);
       for (int i = 0; i < N; ++i) to.at[i] = gathered<Dense, Out>(in.at[i], to.at[i], accumulate);
-      *reinterpret_cast<To*>(out + at) = to;
+      store_whole(out + at, to);
       continue;
     }
     for (int i = at < begin ? begin : at; i < at + N && i < end; ++i) {
