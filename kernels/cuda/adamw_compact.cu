@@ -7,6 +7,7 @@ namespace {
 
 struct Block8Codes {
   using Storage = std::uint8_t;
+  static constexpr int kElements = kBlock8Elements;
 };
 
 Status check(const AdamWTensor& tensor, const CompactMoments& moments) {
@@ -29,7 +30,7 @@ void for_each_of(const AdamWCompactArgs& args, DType dtype, MomentFormat format,
 
 template <typename Type>
 void step_bf16(Launches& launches, const AdamWCompactArgs& args, DType dtype, const StepControl& control) {
-  constexpr std::int64_t kChunk = kStepChunk<float>;
+  constexpr std::int64_t kChunk = kStepChunk<Bf16Moments>;
   const auto launch = [&](const Batch<StepItem<float>>& batch) {
     launches(batch.chunks(), kStepThreads, adamw_step_kernel<Type, Bf16Moments>, batch, control);
   };

@@ -138,7 +138,7 @@ __device__ __forceinline__ void step_block8(const Block8Item& item, const StepRo
 }
 
 template <typename Type>
-__global__ void __launch_bounds__(kStepThreads)
+__global__ void __launch_bounds__(kStepThreads, kStepBlocks<float>)
     block8_kernel(const Batch<Block8Item> batch, const StepControl control) {
   SMET_SHARED(StepRow<float>, rows, [kMaxCohorts]);
   // The same for every thread of the grid, so nobody waits at the barrier for those that leave.

@@ -8,7 +8,7 @@ namespace {
 template <typename Type>
 void step_all(Launches& launches, const AdamWStepArgs& args, DType dtype, const StepControl& control) {
   using Item = StepItem<typename Type::Compute>;
-  constexpr std::int64_t kChunk = kStepChunk<typename Type::Compute>;
+  constexpr std::int64_t kChunk = kStepChunk<FullMoments<Type>>;
   const auto launch = [&](const Batch<Item>& batch) {
     launches(batch.chunks(), kStepThreads, adamw_step_kernel<Type, FullMoments<Type>>, batch, control);
   };

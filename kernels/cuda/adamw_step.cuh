@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// adamw_step: a block per chunk of a tensor; every thread takes four elements at a time (one of fp64). The
-// cohort table lies in shared memory. Templates over the moments' format serve adamw_compact too.
+// adamw_step: a block per chunk of a tensor; every thread takes four elements at a time (one of fp64, two
+// with bf16 moments). The cohort table lies in shared memory. Templates over the moments' format serve
+// adamw_compact too.
 #pragma once
 
 #include "kernels/cuda/adamw_update.cuh"
@@ -9,22 +10,22 @@
 namespace smet::kernels::cuda {
 
 inline constexpr int kStepThreads = 256;
-// Per thread and round. Two of fp64 would need 72 registers.
-template <typename Compute>
-inline constexpr int kStepElements = sizeof(Compute) == 4 ? 4 : 1;
-template <typename Compute>
-inline constexpr std::int64_t kStepChunk = 8LL * kStepThreads* kStepElements<Compute>;
+// Elements of one chunk: eight rounds of every thread.
+template <typename Moments>
+inline constexpr std::int64_t kStepChunk = 8LL * kStepThreads* Moments::kElements;
 // Blocks per multiprocessor that leave the registers which division and root need: with fewer registers, or
 // with the compiler's own choice, they spill on sm_100 and sm_120.
 template <typename Compute>
 inline constexpr int kStepBlocks = sizeof(Compute) == 4 ? 4 : 3;
 inline constexpr int kMaxCohorts = 256;
 
-// How moments are stored: as they are computed, or as bf16 with random rounding.
+// How moments are stored: as they are computed, or as bf16 with random rounding. kElements: of a thread and
+// round.
 template <typename Type>
 struct FullMoments {
   using Compute = typename Type::Compute;
   using Storage = Compute;
+  static constexpr int kElements = sizeof(Compute) == 4 ? 4 : 1;  // two of fp64 would need 72 registers
   __device__ static Compute load(Storage x) { return x; }
   __device__ static void store(Compute m, Compute v, std::uint64_t /*key*/, std::int64_t /*i*/, Storage* m_to,
                                Storage* v_to) {
@@ -34,6 +35,7 @@ struct FullMoments {
 };
 struct Bf16Moments {
   using Storage = std::uint16_t;
+  static constexpr int kElements = 2;  // four would spill on sm_100 and sm_120
   __device__ static float load(Storage x) { return bf16_to_f32(x); }
   __device__ static void store(float m, float v, std::uint64_t key, std::int64_t i, Storage* m_to,
                                Storage* v_to) {
@@ -56,13 +58,13 @@ struct StepItem {
   StepScalars<Compute> scalars;
   int cohort_rows;
   bool stochastic_rounding;
-  bool vectors;  // all five are aligned for vectors of kStepElements
+  bool vectors;  // all five are aligned for vectors of kElements
 };
 
 template <typename Type, typename Moments>
 StepItem<typename Type::Compute> step_item(const AdamWTensor& tensor, std::uint64_t moment_key) {
   using Compute = typename Type::Compute;
-  constexpr int kCount = kStepElements<Compute>;
+  constexpr int kCount = Moments::kElements;
   using Some = Vector<typename Type::Storage, kCount>;
   using SomeMoments = Vector<typename Moments::Storage, kCount>;
   return {.param = tensor.param,
@@ -127,7 +129,7 @@ __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>
   auto* param = static_cast<Storage*>(item.param);
   auto* exp_avg = static_cast<Moment*>(item.exp_avg);
   auto* exp_avg_sq = static_cast<Moment*>(item.exp_avg_sq);
-  constexpr int kCount = kStepElements<Compute>;
+  constexpr int kCount = Moments::kElements;
   const Part part = Part::of<kCount>(i, 0, item.size, item.vectors);
 
   auto p = load_part<kCount>(param, i, part);
@@ -162,8 +164,8 @@ __global__ void __launch_bounds__(kStepThreads, kStepBlocks<typename Type::Compu
   unsigned chunk = blockIdx.x;
   const StepItem<Compute>& item = batch.find(&chunk);
   load_rows(item.cohorts, item.cohort_rows, rows);
-  constexpr int kCount = kStepElements<Compute>;
-  constexpr std::int64_t kChunk = kStepChunk<Compute>;
+  constexpr int kCount = Moments::kElements;
+  constexpr std::int64_t kChunk = kStepChunk<Moments>;
   const std::int64_t begin = chunk * kChunk;
   const std::int64_t end = item.size - begin < kChunk ? item.size : begin + kChunk;
   for (std::int64_t i = begin + std::int64_t{threadIdx.x} * kCount; i < end; i += kStepThreads * kCount) {
