@@ -6,7 +6,8 @@
 // rounding_hash.h: low 16 bits for m, high 16 for v. Rounding to nearest would be wrong, not just inexact: at
 // beta2 = .999 one step changes v by less than half a unit of either format, so v would never decay.
 //
-// bf16: [n] each, rounded up or down with probability by distance.
+// bf16: [n] each, rounded up or down with probability by distance. A v above 0 becomes at least the smallest
+// subnormal, 9e-41, since with eps = 0 a v of 0 beside an m that is not would make the next update infinite.
 //
 // block8: one code per weight, and one fp32 scale per block, for each moment. A block is `block_segments`
 // whole segments of one row, about 256 weights, so it is owned by positions: a topology update moves codes,
@@ -65,6 +66,10 @@ struct AdamWCompactArgs {
 namespace reference {
 Status adamw_compact(const Executor& executor, const AdamWCompactArgs& args);
 }
+namespace cpu {
+// block8: unsupported_dtype.
+Status adamw_compact(const Executor& executor, const AdamWCompactArgs& args);
+}  // namespace cpu
 namespace cuda {
 Status adamw_compact(Stream stream, const AdamWCompactArgs& args, const StepControl& control);
 }

@@ -2,75 +2,12 @@
 #include "kernels/adamw_step.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <new>
-#include <vector>
 
-#include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/adamw_chunks.h"
 
 namespace smet::kernels::cpu {
-namespace {
-
-constexpr std::int64_t kChunk = 16384;  // elements; tensors begin new chunks
-constexpr std::size_t kMaxCohorts = 256;
-
-// The chunks of many tensors of very different size, numbered through.
-class FlatChunks {
- public:
-  template <typename Sized>
-  FlatChunks(const Sized* tensors, std::int64_t count) {
-    first_.reserve(static_cast<std::size_t>(count) + 1);
-    first_.push_back(0);
-    for (std::int64_t t = 0; t < count; ++t) {
-      first_.push_back(first_.back() + (tensors[t].size + kChunk - 1) / kChunk);
-    }
-  }
-  std::int64_t count() const { return first_.back(); }
-
-  struct Place {
-    std::int64_t tensor, begin;  // element of the tensor
-  };
-  Place operator[](std::int64_t chunk) const {
-    const auto next = std::upper_bound(first_.begin(), first_.end(), chunk);
-    const std::int64_t tensor = next - first_.begin() - 1;
-    return {tensor, (chunk - first_[static_cast<std::size_t>(tensor)]) * kChunk};
-  }
-
- private:
-  std::vector<std::int64_t> first_;
-};
-
-template <typename Compute>
-void run_chunk(const AdamWTensor& tensor, std::int64_t begin, void (*chunk)(const AdamWChunk&)) {
-  // Converted here and not once per tensor: 1 KB to 4 KB on the stack, a few per cent of a chunk's time.
-  std::array<Compute, 4 * kMaxCohorts> table;
-  const std::int64_t rows = tensor.cohort == nullptr ? 1 : tensor.cohort_rows;
-  for (std::size_t row = 0; row < static_cast<std::size_t>(rows); ++row) {
-    table[4 * row] = static_cast<Compute>(tensor.cohorts[row].decay);
-    table[4 * row + 1] = static_cast<Compute>(-tensor.cohorts[row].step_size);
-    table[4 * row + 2] = static_cast<Compute>(tensor.cohorts[row].bc2_sqrt);
-    table[4 * row + 3] = 0;
-  }
-  const std::int64_t bytes = element_size(tensor.param_dtype) * begin;
-  chunk({.param = static_cast<char*>(tensor.param) + bytes,
-         .grad = static_cast<const char*>(tensor.grad) + bytes,
-         .exp_avg = static_cast<Compute*>(tensor.exp_avg) + begin,
-         .exp_avg_sq = static_cast<Compute*>(tensor.exp_avg_sq) + begin,
-         .cohort = tensor.cohort == nullptr ? nullptr : tensor.cohort + begin,
-         .size = std::min(kChunk, tensor.size - begin),
-         .first = begin,
-         .table = table.data(),
-         .beta1 = tensor.beta1,
-         .beta2 = tensor.beta2,
-         .eps = tensor.eps,
-         .l2 = tensor.l2,
-         .maximize = tensor.maximize,
-         .stochastic_rounding = tensor.stochastic_rounding,
-         .rounding_key = tensor.rounding_key});
-}
-
-}  // namespace
 
 Status adamw_step(const Executor& executor, const AdamWStepArgs& args) try {
   const IsaKernels* kernels = isa_kernels();
@@ -88,9 +25,9 @@ Status adamw_step(const Executor& executor, const AdamWStepArgs& args) try {
     const AdamWTensor& tensor = args.tensors[t];
     const auto inner = kernels->adamw_step->chunk[static_cast<int>(tensor.param_dtype)];
     if (tensor.param_dtype == DType::f64) {
-      run_chunk<double>(tensor, begin, inner);
+      run_chunk<double>(tensor, begin, sizeof(double), 0, inner);
     } else {
-      run_chunk<float>(tensor, begin, inner);
+      run_chunk<float>(tensor, begin, sizeof(float), 0, inner);
     }
   });
   return Status::ok;

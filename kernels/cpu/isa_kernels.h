@@ -97,11 +97,11 @@ struct AdamWChunk {
   void* exp_avg_sq;
   const std::uint8_t* cohort;  // null: table row 0
   std::int64_t size;
-  std::int64_t first;  // index of param[0] in its tensor, for rounding_key
+  std::int64_t first;  // index of param[0] in its tensor, a multiple of 16, for the keys
   const void* table;   // [rows][4]
   double beta1, beta2, eps, l2;
   bool maximize, stochastic_rounding;
-  std::uint64_t rounding_key;
+  std::uint64_t rounding_key, moment_key;
 };
 
 // Sets hits[w] bit b for every column 32 w + b of [0, cols) whose mask bit is 0 and whose key of |grad|
@@ -127,6 +127,9 @@ struct DrawRun {
 struct AdamWKernels {
   void (*chunk[4])(const AdamWChunk& chunk);
   bool (*has_nonfinite[4])(const void* data, std::int64_t size);
+};
+struct AdamWCompactKernels {
+  void (*bf16[4])(const AdamWChunk& chunk);  // moments of bf16; null for f64 parameters
 };
 struct ExpandKernels {
   void (*run[kConversions])(const ExpandRun& run);
@@ -155,6 +158,7 @@ struct TileDecode;
 struct IsaKernels {
   const char* name;
   const AdamWKernels* adamw_step;
+  const AdamWCompactKernels* adamw_compact;
   const ExpandKernels* expand;
   const GatherKernels* gather;
   const MaskKernels* mask;

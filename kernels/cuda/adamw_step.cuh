@@ -42,6 +42,7 @@ struct Bf16Moments {
     const std::uint32_t noise = hash32(key, static_cast<std::uint64_t>(i));
     *m_to = stochastic_bf16(m, noise);
     *v_to = stochastic_bf16(v, noise >> 16);
+    if (v > 0 && *v_to == 0) *v_to = 1;
   }
 };
 

@@ -60,6 +60,7 @@ void step_bf16(const AdamWTensor& tensor, const CompactMoments& compact) {
     const std::uint32_t noise = noise_of(compact.key, i);
     m[i] = stochastic_bf16(moments.m, noise);
     v[i] = stochastic_bf16(moments.v, noise >> 16);
+    if (moments.v > 0 && v[i] == 0) v[i] = 1;
   }
 }
 

@@ -71,12 +71,13 @@ struct CompactTensor {
             scale_sq.data()};
   }
 
-  // One step of the reference, with a key of its own.
-  void step() {
+  // One step, with a key of its own.
+  using Kernel = Status (*)(const Executor&, const kernels::AdamWCompactArgs&);
+  void step(Kernel kernel = kernels::reference::adamw_compact, const Executor& executor = serial()) {
     key = kernels::mix64(key);
     const kernels::AdamWTensor one = tensor();
     const kernels::CompactMoments its = moments();
-    ASSERT_EQ(kernels::reference::adamw_compact(serial(), {&one, &its, 1}), Status::ok);
+    ASSERT_EQ(kernel(executor, {&one, &its, 1}), Status::ok);
   }
 };
 

@@ -8,6 +8,7 @@
 namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
 
 extern const AdamWKernels kAdamWStep;
+extern const AdamWCompactKernels kAdamWCompact;
 extern const ExpandKernels kExpand;
 extern const GatherKernels kGather;
 extern const MaskKernels kMask;
@@ -20,6 +21,7 @@ extern const TileDecode kTileDecode;
 const IsaKernels kKernels = {
     SMET_STRING(SMET_ISA_NAMESPACE),
     &kAdamWStep,
+    &kAdamWCompact,
     &kExpand,
     &kGather,
     &kMask,

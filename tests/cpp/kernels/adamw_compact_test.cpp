@@ -91,6 +91,89 @@ TEST(AdamWCompact, MomentsDecayAndLiveVStaysLive) {
   }
 }
 
+// bf16 on the CPU: the reference's bits for the whole problem table, every parameter dtype, instruction set and
+// thread count, over steps that feed on each other.
+TEST(AdamWCompact, CpuEqualsTheReferenceBitForBit) {
+  for (const Problem& problem : problems()) {
+    const Topology topology = make_topology(problem);
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      for (const bool stochastic : {false, true}) {
+        SCOPED_TRACE(std::string(problem.name) + ", " + name(dtype));
+        CompactTensor start(topology, dtype, MomentFormat::bf16);
+        start.options.stochastic_rounding = stochastic;
+        start.options.l2 = stochastic ? .01 : 0;
+        start.options.maximize = stochastic;
+        CompactTensor want = start;
+        for (int t = 0; t < 3; ++t) want.step();
+        for_each_variant([&](const Executor& executor) {
+          CompactTensor got = start;
+          for (int t = 0; t < 3; ++t) got.step(kernels::cpu::adamw_compact, executor);
+          EXPECT_TRUE(same_bytes(got.param, want.param)) << "param";
+          EXPECT_TRUE(same_bytes(got.exp_avg, want.exp_avg)) << "exp_avg";
+          EXPECT_TRUE(same_bytes(got.exp_avg_sq, want.exp_avg_sq)) << "exp_avg_sq";
+        });
+      }
+    }
+  }
+}
+
+// Gradients whose squares are subnormal in bf16 or nothing in fp32, huge ones, and moments of NaN and
+// infinity: the reference's bits; and a v that is not 0 as computed is not 0 as stored.
+TEST(AdamWCompact, TinyHugeAndNonfiniteNumbers) {
+  const double gradients[] = {3e-19, -1e-20, 3e-21, 1e-38, 0, -0.0, 1e19, -3e38, 1e-3, 2e-22, 1};
+  const Topology topology = make_topology({"three chunks", 40, 1024, 1});
+  CompactTensor start(topology, DType::f32, MomentFormat::bf16);
+  for (std::int64_t i = 0; i < topology.nnz; ++i) store(start.grad, DType::f32, i, gradients[i % 11]);
+  CompactTensor want = start;
+  want.step();
+  for (std::int64_t i = 0; i < topology.nnz; ++i) {
+    const auto g = static_cast<float>(gradients[i % 11]);
+    const float v = (static_cast<float>(1 - want.options.beta2) * g) * g;
+    ASSERT_EQ(load(want.exp_avg_sq, DType::bf16, i) > 0, v > 0) << i;
+  }
+  for (std::int64_t i = 0; i < topology.nnz; i += 7) {
+    store(want.exp_avg, DType::bf16, i, i % 2 == 0 ? std::nan("") : INFINITY);
+    store(want.exp_avg_sq, DType::bf16, i, i % 3 == 0 ? std::nan("") : INFINITY);
+  }
+  for (int t = 0; t < 3; ++t) want.step();
+  for_each_variant([&](const Executor& executor) {
+    CompactTensor got = start;
+    for (int t = 0; t < 3; ++t) got.step(kernels::cpu::adamw_compact, executor);
+    EXPECT_TRUE(same_bytes(got.exp_avg, want.exp_avg)) << "exp_avg";
+    EXPECT_TRUE(same_bytes(got.exp_avg_sq, want.exp_avg_sq)) << "exp_avg_sq";
+  });
+}
+
+// What a stored moment is on average, over many weights that differ in their random bits alone: the number
+// that was computed, to 5 standard errors; m's and v's choices do not go together.
+TEST(AdamWCompact, Bf16IsUnbiasedAndIndependent) {
+  const Topology topology = make_topology({"equal weights", 100, 2048, 1});
+  CompactTensor tensor(topology, DType::f32, MomentFormat::bf16);
+  tensor.options.beta1 = tensor.options.beta2 = 0;
+  const double gradient = 1 + 0x1p-7 * .3;  // .3 of the way between two bf16 numbers
+  for (std::int64_t i = 0; i < topology.nnz; ++i) store(tensor.grad, DType::f32, i, gradient);
+  tensor.step(kernels::cpu::adamw_compact, serial());
+  const double square = static_cast<double>(static_cast<float>(gradient) * static_cast<float>(gradient));
+  const double part_v = std::fmod(square - 1, 0x1p-7) / 0x1p-7;
+  double up_m = 0;
+  double up_v = 0;
+  double both = 0;
+  for (std::int64_t i = 0; i < topology.nnz; ++i) {
+    const bool m = load(tensor.exp_avg, DType::bf16, i) > gradient;
+    const bool v = load(tensor.exp_avg_sq, DType::bf16, i) > square;
+    up_m += m;
+    up_v += v;
+    both += m && v;
+  }
+  const auto n = static_cast<double>(topology.nnz);
+  const auto expect_rate = [&](double count, double rate) {
+    EXPECT_NEAR(count / n, rate, 5 * std::sqrt(rate * (1 - rate) / n));
+  };
+  expect_rate(up_m, .3);
+  expect_rate(up_v, part_v);
+  expect_rate(both, .3 * part_v);
+}
+
 // 200 steps on noisy quadratics: parameters end as near to their minimum as those with fp32 moments do.
 TEST(AdamWCompact, MinimisesAsFullMomentsDo) {
   const Topology topology = make_topology({"small", 16, 2048, .25});
@@ -144,6 +227,7 @@ TEST(AdamWCompact, WrongArgumentsAreRefused) {
   moments.block_segments = 0;
   EXPECT_EQ(status(tensor, moments), Status::invalid_argument);
   moments.block_segments = 1;
+  EXPECT_EQ(kernels::cpu::adamw_compact(serial(), {&tensor, &moments, 1}), Status::unsupported_dtype);
   tensor.cohort_rows = 257;
   EXPECT_EQ(status(tensor, moments), Status::invalid_argument);
 }

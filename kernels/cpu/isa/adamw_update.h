@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The arithmetic of adamw_step.h on one chunk of one tensor, kGroup elements at a time, for either format of
+// the moments. Plain loops that the compiler turns into vectors. Only for kernels/cpu/isa: everything is in an
+// unnamed namespace (see isa_kernels.h).
+#pragma once
+
+#include "kernels/cpu/isa/cohort_rows.h"
+#include "kernels/cpu/isa_kernels.h"
+#include "kernels/half.h"
+#include "kernels/rounding_hash.h"
+
+namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
+namespace {
+
+enum class Rounding : std::uint8_t { nearest, stochastic };
+
+// A storage type: its compute type, and the way there and back.
+struct F64 {
+  using Storage = double;
+  using Compute = double;
+  static Compute load(Storage x) { return x; }
+  static Storage store(Compute x) { return x; }
+  static bool nonfinite(Storage x) { return __builtin_fabs(x) > 0x1.fffffffffffffp1023 || x != x; }
+};
+struct F32 {
+  using Storage = float;
+  using Compute = float;
+  static Compute load(Storage x) { return x; }
+  static Storage store(Compute x) { return x; }
+  static bool nonfinite(Storage x) { return (float_bits(x) & 0x7F800000U) == 0x7F800000U; }
+};
+struct Bf16 {
+  using Storage = std::uint16_t;
+  using Compute = float;
+  static Compute load(Storage x) { return bf16_to_f32(x); }
+  static Storage store(Compute x) { return f32_to_bf16(x); }
+  static bool nonfinite(Storage x) { return (x & 0x7F80U) == 0x7F80U; }
+};
+struct F16 {
+  using Storage = std::uint16_t;
+  using Compute = float;
+  static Compute load(Storage x) { return f16_to_f32(x); }
+  static Storage store(Compute x) { return f32_to_f16(x); }
+  static bool nonfinite(Storage x) { return (x & 0x7C00U) == 0x7C00U; }
+};
+
+template <typename Compute>
+struct Scalars {
+  Compute beta2, one_minus_beta1, one_minus_beta2, eps, l2, sign;
+};
+
+// hash32(key, first + lane) for the lanes of one group. Groups begin at multiples of kGroup, so only the low
+// word of the index differs between lanes.
+struct GroupHash {
+  std::uint32_t low, key, high;
+
+  GroupHash(std::uint64_t key64, std::uint64_t first)
+      : low(static_cast<std::uint32_t>(first)),
+        key(static_cast<std::uint32_t>(key64)),
+        high(static_cast<std::uint32_t>(key64 >> 32) + static_cast<std::uint32_t>(first >> 32) * 0x9E3779B9U) {}
+  std::uint32_t operator()(int lane) const {
+    return mix32(mix32((low + static_cast<std::uint32_t>(lane)) ^ key) + high);
+  }
+};
+
+// bf16(bits + the low 16 bits of noise): up or down with probability by distance; infinity stays, and a NaN a
+// NaN.
+inline std::uint32_t stochastic_bf16(float x, std::uint32_t noise) {
+  const std::uint32_t bits = float_bits(x);
+  const std::uint32_t rounded = (bits + (noise & 0xFFFFU)) >> 16;
+  return x != x ? (bits >> 16) | 0x40U : rounded;
+}
+
+// How moments are stored: as they are computed, or as adamw_compact.h says.
+template <typename Type>
+struct FullMoments {
+  using Compute = typename Type::Compute;
+  using Storage = Compute;
+  static Compute load(Storage x) { return x; }
+  static std::uint32_t noise(const GroupHash& /*hash*/, int /*lane*/) { return 0; }
+  static Storage store_m(Compute m, std::uint32_t /*noise*/) { return m; }
+  static Storage store_v(Compute v, std::uint32_t /*noise*/) { return v; }
+};
+struct Bf16Moments {
+  using Storage = std::uint16_t;
+  static float load(Storage x) { return bf16_to_f32(x); }
+  static std::uint32_t noise(const GroupHash& hash, int lane) { return hash(lane); }
+  static Storage store_m(float m, std::uint32_t noise) {
+    return static_cast<Storage>(stochastic_bf16(m, noise));
+  }
+  static Storage store_v(float v, std::uint32_t noise) {
+    const std::uint32_t code = stochastic_bf16(v, noise >> 16);
+    const std::uint32_t least = float_bits(v) != 0 ? 1 : 0;  // a live v stays live
+    return static_cast<Storage>(code < least ? least : code);
+  }
+};
+
+// Elements [0, count), count <= kGroup.
+template <typename Type, typename Moments, Rounding rounding, bool coupled>
+[[gnu::always_inline]] inline void update(typename Type::Storage* __restrict param,
+                                          const typename Type::Storage* __restrict grad,
+                                          typename Moments::Storage* __restrict exp_avg,
+                                          typename Moments::Storage* __restrict exp_avg_sq,
+                                          const Rows<typename Type::Compute>& rows,
+                                          const Scalars<typename Type::Compute>& scalars, int count,
+                                          const GroupHash& param_hash, const GroupHash& moment_hash) {
+  using Compute = typename Type::Compute;
+  for (int i = 0; i < count; ++i) {
+    const Compute p = Type::load(param[i]);
+    Compute g = Type::load(grad[i]) * scalars.sign;
+    if constexpr (coupled) g = g + scalars.l2 * p;
+    const Compute old_m = Moments::load(exp_avg[i]);
+    const Compute m = old_m + (g - old_m) * scalars.one_minus_beta1;
+    const Compute v = Moments::load(exp_avg_sq[i]) * scalars.beta2 + (scalars.one_minus_beta2 * g) * g;
+    Compute root;
+    if constexpr (sizeof(Compute) == 8) {
+      root = __builtin_sqrt(v);
+    } else {
+      root = __builtin_sqrtf(v);
+    }
+    const Compute change = (rows.step[i] * m) / (root / rows.bc2_sqrt[i] + scalars.eps) - rows.decay[i] * p;
+    const Compute result = p + change;
+    const std::uint32_t noise = Moments::noise(moment_hash, i);
+    exp_avg[i] = Moments::store_m(m, noise);
+    exp_avg_sq[i] = Moments::store_v(v, noise);
+    if constexpr (rounding == Rounding::stochastic) {
+      param[i] = static_cast<std::uint16_t>(stochastic_bf16(result, param_hash(i)));
+    } else {
+      param[i] = Type::store(result);
+    }
+  }
+}
+
+// Four streams and look-ups leave the hardware's prefetcher behind: 5-10 % at n = 1e7.
+inline void prefetch(const void* here) {
+  __builtin_prefetch(static_cast<const char*>(here) + 512);
+}
+
+template <typename Type, typename Moments, Rounding rounding, bool coupled>
+void run_chunk(const AdamWChunk& chunk) {
+  using Storage = typename Type::Storage;
+  using Compute = typename Type::Compute;
+  using Moment = typename Moments::Storage;
+  auto* param = static_cast<Storage*>(chunk.param);
+  const auto* grad = static_cast<const Storage*>(chunk.grad);
+  auto* exp_avg = static_cast<Moment*>(chunk.exp_avg);
+  auto* exp_avg_sq = static_cast<Moment*>(chunk.exp_avg_sq);
+  const auto* table = static_cast<const Compute*>(chunk.table);
+  const Scalars<Compute> scalars = {
+      static_cast<Compute>(chunk.beta2),     static_cast<Compute>(1 - chunk.beta1),
+      static_cast<Compute>(1 - chunk.beta2), static_cast<Compute>(chunk.eps),
+      static_cast<Compute>(chunk.l2),        chunk.maximize ? Compute{-1} : Compute{1}};
+  Rows<Compute> rows;
+  int held = 0;  // the id whose row fills `rows`, or -1
+  broadcast_row(table, held, rows);
+  const auto update_at = [&](std::int64_t i, int count) __attribute__((always_inline)) {
+    const auto first = static_cast<std::uint64_t>(chunk.first + i);
+    update<Type, Moments, rounding, coupled>(param + i, grad + i, exp_avg + i, exp_avg_sq + i, rows, scalars,
+                                             count, {chunk.rounding_key, first}, {chunk.moment_key, first});
+  };
+
+  std::int64_t i = 0;
+  for (; i + kGroup <= chunk.size; i += kGroup) {
+    prefetch(param + i);
+    prefetch(grad + i);
+    prefetch(exp_avg + i);
+    prefetch(exp_avg_sq + i);
+    const std::uint8_t* ids = chunk.cohort + i;
+    if (chunk.cohort != nullptr && (ids[0] != held || !uniform(ids))) {
+      if (uniform(ids)) {
+        held = ids[0];
+        broadcast_row(table, held, rows);
+      } else {
+        held = -1;
+        look_up(table, ids, kGroup, rows);
+      }
+    }
+    update_at(i, kGroup);
+  }
+  if (i == chunk.size) return;
+  const int rest = static_cast<int>(chunk.size - i);
+  if (chunk.cohort != nullptr) look_up(table, chunk.cohort + i, rest, rows);
+  update_at(i, rest);
+}
+
+template <typename Type, typename Moments>
+void adamw_chunk(const AdamWChunk& chunk) {
+  if constexpr (__is_same(Type, Bf16)) {
+    if (chunk.stochastic_rounding) {
+      return chunk.l2 != 0 ? run_chunk<Type, Moments, Rounding::stochastic, true>(chunk)
+                           : run_chunk<Type, Moments, Rounding::stochastic, false>(chunk);
+    }
+  }
+  return chunk.l2 != 0 ? run_chunk<Type, Moments, Rounding::nearest, true>(chunk)
+                       : run_chunk<Type, Moments, Rounding::nearest, false>(chunk);
+}
+
+}  // namespace
+}  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE
