@@ -34,7 +34,8 @@ struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<Comp
   TORCH_ARG(bool, local_age) = true;  // false: moments corrected by the global step, as plain Adam
   TORCH_ARG(bool, maximize) = false;
   TORCH_ARG(bool, stochastic_rounding) = false;  // of bfloat16 parameters
-  TORCH_ARG(int64_t, seed) = 0;                  // of stochastic rounding
+  TORCH_ARG(std::string, moments) = "fp32";      // how moments are stored, or "bf16"; float64: "fp32" alone
+  TORCH_ARG(int64_t, seed) = 0;                  // of the random rounding of parameters and of bf16 moments
   TORCH_ARG(bool, check_finite) = true;          // of the whole optimizer: the one it is constructed with
 
  public:
@@ -55,7 +56,7 @@ struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<Comp
 // State of one parameter. It exists from construction; of a frozen parameter, from its first update.
 struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamState<CompactAdamWParamState> {
   TORCH_ARG(int64_t, step) = 0;       // updates so far
-  TORCH_ARG(torch::Tensor, exp_avg);  // like the parameter; float32, float64 for float64
+  TORCH_ARG(torch::Tensor, exp_avg);  // like the parameter; float32 or bfloat16, float64 for float64
   TORCH_ARG(torch::Tensor, exp_avg_sq);
   TORCH_ARG(torch::Tensor, cohort);  // values of a sparse layer only: uint8 [n]
   TORCH_ARG(torch::Tensor, births);  // and int64 [256]: step after which a cohort was regrown, -1 = unused id
@@ -76,7 +77,7 @@ struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamStat
 class CompactAdamW : public torch::optim::Optimizer {
  public:
   // Throws ValueError for an empty list, a parameter that is listed twice or an option out of range;
-  // TypeError for a dtype other than float32, float64, bfloat16, float16.
+  // TypeError for a dtype other than float32, float64, bfloat16, float16, or for float64 with bf16 moments.
   explicit CompactAdamW(const std::vector<torch::optim::OptimizerParamGroup>& param_groups,
                         CompactAdamWOptions defaults = {});
   explicit CompactAdamW(std::vector<torch::Tensor> params, CompactAdamWOptions defaults = {});
@@ -95,15 +96,19 @@ class CompactAdamW : public torch::optim::Optimizer {
   CompactAdamWParamState& state_of(const torch::Tensor& param);
 
   void save(torch::serialize::OutputArchive& archive) const override;
-  // Parameters are matched by order. Throws when the archive does not fit; nothing is changed then.
+  // Parameters are matched by order. The option `moments` stays what it is here: moments that were saved in
+  // another format are converted, to nearest. Throws when the archive does not fit; nothing is changed then.
   void load(torch::serialize::InputArchive& archive) override;
 
  private:
   void set_group_options(size_t group, const torch::optim::OptimizerParamGroup& given);
   void check_new_params(size_t first_group) const;
   void make_states(size_t first_group);
+  CompactAdamWParamState& state_in(const torch::optim::OptimizerParamGroup& group,
+                                   const torch::Tensor& param);
   std::string name_of(const torch::Tensor& param, int64_t index) const;
   void check_loaded() const;
+  void convert_loaded();
 
   std::unordered_map<const void*, std::string> names_;
 };

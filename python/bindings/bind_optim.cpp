@@ -48,6 +48,7 @@ AdamWHyper make_hyper(const py::dict& group) {
   hyper.local_age = group["local_age"].cast<bool>();
   hyper.maximize = group["maximize"].cast<bool>();
   hyper.stochastic_rounding = group["stochastic_rounding"].cast<bool>();
+  hyper.moments = group["moments"].cast<std::string>();
   hyper.seed = group["seed"].cast<std::uint64_t>();
   return hyper;
 }
@@ -105,6 +106,8 @@ void bind_optim(py::module_& module) {
   module.def(
       "check_adamw_options", [](const py::dict& group) { make_hyper(group).check(); }, py::arg("group"),
       "Raises ValueError naming the option of a parameter group that is out of range.");
+  module.def("copy_moment_", &copy_moment_, py::arg("to"), py::arg("source"),
+             "to = source in the dtype of `to`, to nearest; what is above 0 stays above 0.");
   module.def("check_cohorts", &check_cohorts, py::arg("cohort"), py::arg("births"), py::arg("n"),
              py::arg("step"), py::arg("name"),
              "Raises ValueError unless loaded cohorts and births fit n weights at that step.");

@@ -27,21 +27,23 @@ State = dict[str, Any]
 Group = dict[str, Any]
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """fp64 for fp64 parameters, else fp32: the dtype of the moments."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def moment_dtype(dtype: torch.dtype, moments: str) -> torch.dtype:
+    """The dtype of a parameter's moments: fp64 for fp64 parameters, else what the option says."""
+    if dtype == torch.float64:
+        return torch.float64
+    return torch.bfloat16 if moments == "bf16" else torch.float32
 
 
-def new_state(param: Tensor) -> State:
+def new_state(param: Tensor, moments: str) -> State:
     """State of a parameter that was never updated.
 
-    step: int64 scalar on the CPU; exp_avg, exp_avg_sq: like the parameter, in the compute dtype. For the
+    step: int64 scalar on the CPU; exp_avg, exp_avg_sq: like the parameter, in moment_dtype. For the
     values of a sparse layer also cohort: uint8 [n], and births: int64 [256] on the CPU, the step after which
     each cohort was regrown (0 = initial, -1 = unused id).
     """
     state: State = {"step": torch.zeros((), dtype=torch.int64)}
     for key in _MOMENTS:
-        state[key] = torch.zeros_like(param, dtype=compute_dtype(param.dtype), requires_grad=False)
+        state[key] = torch.zeros_like(param, dtype=moment_dtype(param.dtype, moments), requires_grad=False)
     if _C.values_info(param) is not None:
         state["cohort"] = torch.zeros(param.numel(), dtype=torch.uint8, device=param.device)
         state["births"] = torch.full((COHORT_IDS,), -1, dtype=torch.int64)
@@ -60,7 +62,8 @@ def reset_state(state: State) -> None:
 def load_groups(groups: list[Group], saved_groups: list[Group]) -> list[Group]:
     """New parameter groups: the saved options, our parameters.
 
-    Options that the saved group does not know (it may come from torch's AdamW) keep our value.
+    Options that the saved group does not know (it may come from torch's AdamW) keep our value, and so does
+    `moments`: how much memory the state takes is decided where the optimizer is built.
     Raises ValueError when the number of groups or of their parameters differs, or an option cannot be kept.
     """
     if len(groups) != len(saved_groups):
@@ -100,6 +103,7 @@ def _load_group(number: int, group: Group, saved: Group) -> Group:
         if key not in ("params", "param_names"):
             loaded.setdefault(key, value)
     loaded["betas"] = tuple(loaded["betas"])
+    loaded["moments"] = group["moments"]
     loaded["params"] = group["params"]
     if "param_names" in group:
         loaded["param_names"] = group["param_names"]
@@ -163,5 +167,7 @@ def check_saved_state(saved: State, param: Tensor, name: str) -> int:
 def copy_state(saved: State, state: State, step: int) -> None:
     """Copies a checked saved state into `state`, in place, in the dtypes and on the devices it has."""
     state["step"].fill_(step)
-    for key in (*_MOMENTS, *(k for k in _COHORTS if k in state)):
+    for key in _MOMENTS:
+        _C.copy_moment_(state[key], saved[key])
+    for key in (k for k in _COHORTS if k in state):
         state[key].copy_(saved[key])

@@ -6,9 +6,10 @@ A layer of out x in positions, n = d * out * in of them active, keeps
     weights n * w, gradients n * w, moments 2 * n * m, cohorts n,
     index 4 * out * (ceil(in / 32) + ceil(in / 1024))
 
-with w bytes per weight and m per moment (4; 8 for float64 weights). Per position that is
-(2 * w + 2 * m + 1) * d + 0.129: 17 d + 0.129 for float32, 13 d + 0.129 for bfloat16 weights. Dense AdamW in
-the same dtypes keeps 2 * w + 2 * m: 16 and 12. Source: the data format of the packed layer (sparse_linear).
+with w bytes per weight and m per moment (4, or 2 for bf16 moments; 8 for float64 weights). Per position that
+is (2 * w + 2 * m + 1) * d + 0.129: 17 d + 0.129 for float32, 13 d + 0.129 for bfloat16 weights, 9 d + 0.129
+with bf16 moments too. Dense AdamW in the same dtypes keeps 2 * w + 2 * m: 16, 12 and 8. Source: the data
+format of the packed layer (sparse_linear).
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ DENSE_KINDS = ("dense_weights", "dense_gradients", "dense_moments")
 KINDS = (*SPARSE_KINDS, *DENSE_KINDS, "other")
 
 
-def moment_bytes(dtype: torch.dtype) -> int:
-    """Bytes of one moment of a weight of this dtype: float64 for float64, else float32."""
-    return 8 if dtype == torch.float64 else 4
+def moment_bytes(dtype: torch.dtype, moments: str = "fp32") -> int:
+    """Bytes of one moment of a weight of this dtype: float64 for float64, else "fp32" or "bf16"."""
+    if dtype == torch.float64:
+        return 8
+    return 2 if moments == "bf16" else 4
 
 
 def index_bytes(out_features: int, in_features: int) -> int:
@@ -39,28 +42,37 @@ def index_bytes(out_features: int, in_features: int) -> int:
 
 
 def sparse_bytes(
-    out_features: int, in_features: int, n: int, dtype: torch.dtype, trained: bool = True
+    out_features: int,
+    in_features: int,
+    n: int,
+    dtype: torch.dtype,
+    trained: bool = True,
+    moments: str = "fp32",
 ) -> dict[str, int]:
     """Bytes of one sparse layer by kind, exact; one that is not trained has weights and index alone."""
     return {
         "weights": n * dtype.itemsize,
         "gradients": trained * n * dtype.itemsize,
-        "moments": trained * 2 * n * moment_bytes(dtype),
+        "moments": trained * 2 * n * moment_bytes(dtype, moments),
         "cohorts": trained * n * COHORT_BYTES,
         "index": index_bytes(out_features, in_features),
     }
 
 
-def dense_bytes(parameters: int, dtype: torch.dtype, trained: bool = True) -> dict[str, int]:
+def dense_bytes(
+    parameters: int, dtype: torch.dtype, trained: bool = True, moments: str = "fp32"
+) -> dict[str, int]:
     """Bytes of dense parameters under AdamW, by kind."""
     return {
         "dense_weights": parameters * dtype.itemsize,
         "dense_gradients": trained * parameters * dtype.itemsize,
-        "dense_moments": trained * 2 * parameters * moment_bytes(dtype),
+        "dense_moments": trained * 2 * parameters * moment_bytes(dtype, moments),
     }
 
 
-def formula_bytes(positions: int, n: int, dtype: torch.dtype, trained: bool = True) -> float:
+def formula_bytes(
+    positions: int, n: int, dtype: torch.dtype, trained: bool = True, moments: str = "fp32"
+) -> float:
     """((2 w + 2 m + 1) d + 0.129) * positions; (w d + 0.129) * positions of a layer that is not trained."""
-    more = dtype.itemsize + 2 * moment_bytes(dtype) + COHORT_BYTES
+    more = dtype.itemsize + 2 * moment_bytes(dtype, moments) + COHORT_BYTES
     return (dtype.itemsize + trained * more) * n + INDEX_BYTES * positions

@@ -44,8 +44,7 @@ class CompactAdamW(torch.optim.Optimizer):
     Args:
         params: a model (its parameters' names are kept for errors and checkpoints), an iterable of
             parameters or of (name, parameter), or a list of parameter groups. Values of SparseLinear layers
-            are recognised whichever way they come. Parameters: float32, float64, bfloat16, float16; moments:
-            float32 (float64).
+            are recognised whichever way they come. Parameters: float32, float64, bfloat16, float16.
         lr: learning rate, a number or a tensor of one element.
         betas: decay rates of the two moments.
         eps: added to the square root of the corrected second moment.
@@ -60,6 +59,9 @@ class CompactAdamW(torch.optim.Optimizer):
         maximize: ascend instead of descend.
         stochastic_rounding: round bfloat16 parameters up or down at random, keyed by `seed`, parameter and
             step, so that updates below half a bfloat16 ulp are not lost.
+        moments: "fp32", or "bf16": two bytes instead of four for each of exp_avg and exp_avg_sq, both rounded
+            up or down at random, keyed by `seed`, parameter and step (to nearest, exp_avg_sq would never
+            decay). Arithmetic is fp32 either way; float64 parameters have float64 moments and refuse "bf16".
         on_nonfinite: what a NaN or infinite gradient does: "raise" (RuntimeError with the parameter's name
             before anything is changed), "skip" (the step is left out: nothing moves, neither ages nor the
             topology's clock; `skipped_steps` counts it and the logger "smet" says it) or "ignore" (no check;
@@ -96,6 +98,7 @@ class CompactAdamW(torch.optim.Optimizer):
         local_age: bool = True,
         maximize: bool = False,
         stochastic_rounding: bool = False,
+        moments: str = "fp32",
         seed: int = 0,
         on_nonfinite: str = "raise",
         process_group: Any = "default",
@@ -118,6 +121,7 @@ class CompactAdamW(torch.optim.Optimizer):
             "local_age": local_age,
             "maximize": maximize,
             "stochastic_rounding": stochastic_rounding,
+            "moments": moments,
             "seed": seed,
         }
         _check_options(defaults)
@@ -137,15 +141,17 @@ class CompactAdamW(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; checks the options and that no parameter is listed twice, and makes the state."""
         if isinstance(param_group, dict):
-            _check_options({**self.defaults, **param_group})
+            options = {**self.defaults, **param_group}
+            _check_options(options)
             params = param_group["params"]
             if not isinstance(params, Tensor | set):
                 param_group["params"] = params = list(params)
-                _check_params([entry[1] if isinstance(entry, tuple) else entry for entry in params])
+                _check_params([entry[1] if isinstance(entry, tuple) else entry for entry in params], options)
         super().add_param_group(param_group)
-        for param in self.param_groups[-1]["params"]:
+        group = self.param_groups[-1]
+        for param in group["params"]:
             if param.requires_grad:
-                self.state[param] = adamw_state.new_state(param)
+                self.state[param] = adamw_state.new_state(param, group["moments"])
 
     def _watch(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
@@ -203,7 +209,7 @@ class CompactAdamW(torch.optim.Optimizer):
                 if param.requires_grad and param.grad is not None:
                     state = self.state[param]
                     if not state:  # frozen until now
-                        state.update(adamw_state.new_state(param))
+                        state.update(adamw_state.new_state(param, group["moments"]))
                     part, part_state = local_parameter(param, state)
                     items.append((part, part_state, names[i] if names else "", index + i))
             index += len(group["params"])
@@ -255,7 +261,8 @@ class CompactAdamW(torch.optim.Optimizer):
         """Takes over the options and the state of `state_dict`, also of one saved by torch's AdamW.
 
         Parameters are matched by name where both sides have names, else by order. Tensors are copied into the
-        existing state, which keeps its dtypes. Raises ValueError naming what does not fit; nothing is
+        existing state, which keeps its dtypes: `moments` stays what it is here, and moments that were saved
+        in another format are converted, to nearest. Raises ValueError naming what does not fit; nothing is
         changed then.
         """
         state_dict = state_dict.copy()
@@ -278,16 +285,16 @@ class CompactAdamW(torch.optim.Optimizer):
             for saved_id, param, name in adamw_state.match_params(group, saved_group):
                 saved = saved_states.pop(saved_id, None)
                 step = adamw_state.check_saved_state(saved, param, name) if saved else 0
-                plan.append((param, saved, step))
+                plan.append((param, saved, step, group["moments"]))
         if saved_states:
             raise ValueError(
                 f"loaded state dict has state of parameter {next(iter(saved_states))!r}, which is in no group"
             )
 
         def carry_out() -> None:
-            for param, saved, step in plan:
+            for param, saved, step, moments in plan:
                 if saved and not self.state[param]:
-                    self.state[param] = adamw_state.new_state(param)
+                    self.state[param] = adamw_state.new_state(param, moments)
                 if saved:
                     adamw_state.copy_state(saved, self.state[param], step)
                 elif self.state[param]:
@@ -343,7 +350,7 @@ def _default_name(param: Tensor, index: int) -> str:
     return f"{info[2]}.values" if info is not None and info[2] else f"parameter {index}"
 
 
-def _check_params(params: list[Any]) -> None:
+def _check_params(params: list[Any], options: dict[str, Any]) -> None:
     seen: set[int] = set()
     for param in params:
         if id(param) in seen:
@@ -353,6 +360,11 @@ def _check_params(params: list[Any]) -> None:
             raise TypeError(
                 f"CompactAdamW got a parameter of dtype {param.dtype}; expected float32, float64, bfloat16 "
                 "or float16"
+            )
+        if isinstance(param, Tensor) and param.dtype == torch.float64 and options["moments"] == "bf16":
+            raise TypeError(
+                'CompactAdamW got a float64 parameter and moments="bf16"; expected moments="fp32", with '
+                "which a float64 parameter has float64 moments. Put it into a group of its own"
             )
 
 

@@ -38,6 +38,7 @@ class Estimate:
 
     model: str
     dtype: str  # of the weights
+    moments: str
     density: float  # n / positions
     layers: int  # sparse layers
     positions: int  # out * in, summed over the sparse layers
@@ -83,7 +84,8 @@ class Estimate:
             [
                 f"{self.model}: {format_count(self.positions + self.dense_parameters)} positions, "
                 f"{format_count(self.n + self.dense_parameters)} weights exist; {self.layers} layers at "
-                f"density {self.density:.4g}; weights and gradients {self.dtype}",
+                f"density {self.density:.4g}; weights and gradients {self.dtype}, "
+                f"moments {self.moments}",
                 *text_table(("", "smet", "dense AdamW", "ratio"), rows),
                 f"dense {format_bytes(self.dense_adamw_bytes)} -> {format_bytes(self.total)} (weights, "
                 "gradients, optimizer state, index; activations come on top)",
@@ -103,6 +105,7 @@ def estimate(
     include: Pattern | Iterable[Pattern] | None = None,
     skip: Pattern | Iterable[Pattern] = SKIP,
     vocab: int | None = None,
+    moments: str = "fp32",
 ) -> Estimate:
     """Bytes that training `model` sparsely keeps from step to step, against dense AdamW in the same dtypes.
 
@@ -110,20 +113,22 @@ def estimate(
         model: a size of the paper ("9m" ... "7b"), a LlamaSize, a transformers configuration (the object, or
             a mapping of its fields with model_type), or a module (on the meta device it costs nothing).
         density, distribution, include, skip: as in `sparsify_`.
-        dtype: of weights and gradients; None = the module's own, float32 for a size. Moments are float32,
-            float64 for float64.
+        dtype: of weights and gradients; None = the module's own, float32 for a size.
         vocab: vocabulary of a named size; None = 32,000.
+        moments: as in CompactAdamW, "fp32" or "bf16" (float64 weights have float64 ones).
 
-    Raises what `sparsify_` raises, ValueError for an unknown size or dtype, and TypeError for anything else
-    that is no model. Only configurations import transformers.
+    Raises what `sparsify_` raises, ValueError for an unknown size, dtype or format of moments, and TypeError
+    for anything else that is no model. Only configurations import transformers.
     """
     weight_dtype = None if dtype is None else _dtype(dtype)
+    if moments not in ("fp32", "bf16"):
+        raise ValueError(f'unknown moments {moments!r}; expected "fp32" or "bf16"')
     label, module = _on_meta(model, vocab)
     plan = make_plan(module, density, distribution=distribution, include=include, skip=skip)
-    return _estimate(label, module, plan, weight_dtype)
+    return _estimate(label, module, plan, weight_dtype, moments)
 
 
-def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | None) -> Estimate:
+def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | None, moments: str) -> Estimate:
     by_kind, dense_by_kind = Counter(dict.fromkeys(KINDS, 0)), Counter(dict.fromkeys(KINDS, 0))
     formula, dtypes = 0.0, set()
     sparse = set()
@@ -135,23 +140,25 @@ def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | No
         dtypes.add(str(weight_dtype).removeprefix("torch."))
         positions = layer.out_features * layer.in_features
         trained = weight.requires_grad
-        by_kind.update(sparse_bytes(layer.out_features, layer.in_features, layer.n, weight_dtype, trained))
-        full = dense_bytes(positions, weight_dtype, trained)
+        shape = (layer.out_features, layer.in_features)
+        by_kind.update(sparse_bytes(*shape, layer.n, weight_dtype, trained, moments))
+        full = dense_bytes(positions, weight_dtype, trained, moments)
         dense_by_kind.update({kind.removeprefix("dense_"): count for kind, count in full.items()})
-        formula += formula_bytes(positions, layer.n, weight_dtype, trained)
+        formula += formula_bytes(positions, layer.n, weight_dtype, trained, moments)
     dense_parameters = 0
     for parameter in module.parameters():
         if id(parameter) in sparse:
             continue
         dense_parameters += parameter.numel()
         other = parameter.dtype if dtype is None or not parameter.is_floating_point() else dtype
-        counts = dense_bytes(parameter.numel(), other, parameter.requires_grad)
+        counts = dense_bytes(parameter.numel(), other, parameter.requires_grad, moments)
         by_kind.update(counts)
         dense_by_kind.update(counts)
     n, positions = sum(layer.n for layer in plan.layers), plan.positions
     return Estimate(
         model=label,
         dtype=", ".join(sorted(dtypes)),
+        moments=moments,
         density=n / positions,
         layers=len(plan.layers),
         positions=positions,

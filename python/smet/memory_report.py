@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smet._memory import DENSE_KINDS, INDEX_BYTES, KINDS, SPARSE_KINDS, moment_bytes
 from smet._names import without_numbers
 from smet._text import format_bytes, text_table
+from smet.compact_adamw import CompactAdamW
 from smet.convert import sparse_layers
 from smet.sparse_linear import SparseLinear
 
@@ -187,6 +188,12 @@ class _Books:
         self.other += self.measure(tensors.values())
         return counts
 
+    def moment_size(self, values: Tensor) -> int:
+        """Bytes of one moment: what CompactAdamW keeps it in, else what it would by default."""
+        if isinstance(self.opt, CompactAdamW):
+            return self.opt.state[values]["exp_avg"].element_size()
+        return moment_bytes(values.dtype)
+
     def sparse_layer(self, name: str, layer: SparseLinear) -> LayerReport:
         values = layer.values
         by_kind = self.parameter(values)
@@ -195,7 +202,7 @@ class _Books:
         width = values.element_size() * (2 if values.grad is not None else 1)
         cohort = 0
         if self.opt is not None and values in self.opt.state and values.requires_grad:
-            width += 2 * moment_bytes(values.dtype)
+            width += 2 * self.moment_size(values)
             cohort = 1
         return LayerReport(
             name=name,

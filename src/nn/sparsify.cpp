@@ -57,6 +57,15 @@ StateTensors state_tensors(torch::optim::Optimizer* optimizer, const at::Tensor&
   return {};
 }
 
+// Of one moment: what CompactAdamW keeps it in; by the formula fp64 for fp64 values, else fp32.
+std::int64_t moment_bytes(const at::Tensor& moment, const at::Tensor& values,
+                          const torch::optim::Optimizer* optimizer) {
+  if (dynamic_cast<const CompactAdamW*>(optimizer) != nullptr) {
+    return static_cast<std::int64_t>(moment.element_size());
+  }
+  return values.scalar_type() == at::kDouble ? 8 : 4;
+}
+
 void add_layer(MemoryReport& report, Books& books, const SparseLinearImpl& layer,
                torch::optim::Optimizer* optimizer) {
   const StateTensors state = state_tensors(optimizer, layer.values);
@@ -70,7 +79,7 @@ void add_layer(MemoryReport& report, Books& books, const SparseLinearImpl& layer
   const auto element = static_cast<std::int64_t>(layer.values.element_size());
   const std::int64_t positions = layer.options.out_features() * layer.options.in_features();
   std::int64_t width = element * (layer.values.grad().defined() ? 2 : 1);
-  if (state.exp_avg.defined()) width += 2 * (layer.values.scalar_type() == at::kDouble ? 8 : 4);
+  if (state.exp_avg.defined()) width += 2 * moment_bytes(state.exp_avg, layer.values, optimizer);
   const std::int64_t cohort = state.exp_avg.defined() ? 1 : 0;
   report.sparse_dense_adamw += width * positions;
   report.formula += static_cast<double>((width + cohort) * layer.values.numel()) +

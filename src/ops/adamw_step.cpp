@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // smet::adamw_step_: one AdamW step of every tensor of a model in one call (kernels/adamw_step.h has the
-// formula). Everything is checked before the first write.
+// formula, adamw_compact.h that of bfloat16 moments). Everything is checked before the first write.
 #include "src/ops/adamw_step.h"
 
 #include <ATen/MemoryOverlap.h>
@@ -32,6 +32,12 @@ struct Arguments {
   const c10::List<bool>& maximize;
   at::IntArrayRef rounding_keys;
   const c10::List<std::string>& names;
+  at::IntArrayRef moment_keys;
+
+  // fp64 parameters have fp64 moments; all others fp32 ones, or bf16 ones rounded at random.
+  bool bf16_moments(size_t i) const {
+    return exp_avgs[i].scalar_type() == at::kBFloat16 && params[i].scalar_type() != at::kDouble;
+  }
 };
 
 void check_lengths(const Arguments& args) {
@@ -51,6 +57,7 @@ void check_lengths(const Arguments& args) {
   check(args.maximize.size(), "maximize");
   check(args.names.size(), "names");
   if (!args.rounding_keys.empty()) check(args.rounding_keys.size(), "rounding_keys");
+  if (!args.moment_keys.empty()) check(args.moment_keys.size(), "moment_keys");
 }
 
 // A tensor of the parameter's shape and device, in `dtype`.
@@ -70,9 +77,13 @@ void check_tensor(const Arguments& args, size_t i, const std::string& name) {
   const Tensor& param = args.params[i];
   dtype_tag(param.scalar_type(), "a parameter");
   check_like(args.grads[i], param, param.scalar_type(), "gradient", name);
-  const at::ScalarType compute = compute_type(param.scalar_type());
-  check_like(args.exp_avgs[i], param, compute, "exp_avg", name);
-  check_like(args.exp_avg_sqs[i], param, compute, "exp_avg_sq", name);
+  const at::ScalarType moment = args.bf16_moments(i) ? at::kBFloat16 : compute_type(param.scalar_type());
+  check_like(args.exp_avgs[i], param, moment, "exp_avg", name);
+  check_like(args.exp_avg_sqs[i], param, moment, "exp_avg_sq", name);
+  TORCH_CHECK_VALUE(moment != at::kBFloat16 || !args.moment_keys.empty(),
+                    "smet::adamw_step_: the moments of '", name,
+                    "' are BFloat16 and moment_keys is empty; expected a key per parameter and step, "
+                    "since they are rounded at random");
 
   const Tensor& table = args.tables[i];
   TORCH_CHECK_TYPE(table.scalar_type() == at::kDouble && table.device().is_cpu(),
@@ -145,7 +156,9 @@ class Layout {
 
 // The tensors as the kernel sees them, and which of them are copies.
 struct Prepared {
-  std::vector<kernels::AdamWTensor> tensors;
+  std::vector<kernels::AdamWTensor> tensors;          // with moments of the compute type
+  std::vector<kernels::AdamWTensor> compact_tensors;  // with bf16 moments
+  std::vector<kernels::CompactMoments> moments;       // of compact_tensors
   std::vector<kernels::Buffer> grads;
   std::vector<Tensor> alive;
   std::vector<std::pair<Tensor, Tensor>> copy_back;  // (destination, copy)
@@ -173,7 +186,8 @@ Prepared prepare(const Arguments& args) {
     const auto dtype = dtype_tag(param.scalar_type(), "a parameter");
     const Tensor& cohort = args.cohorts[i];
     const int64_t key = args.rounding_keys.empty() ? 0 : args.rounding_keys[i];
-    prepared.tensors.push_back({
+    auto& tensors = args.bf16_moments(i) ? prepared.compact_tensors : prepared.tensors;
+    tensors.push_back({
         .param = prepared.write(layout, param),
         .grad = prepared.read(layout, args.grads[i]),
         .exp_avg = prepared.write(layout, args.exp_avgs[i]),
@@ -192,7 +206,17 @@ Prepared prepare(const Arguments& args) {
         .stochastic_rounding = key != 0 && dtype == kernels::DType::bf16,
         .rounding_key = static_cast<uint64_t>(key),
     });
-    prepared.grads.push_back({prepared.tensors.back().grad, param.numel(), dtype});
+    prepared.grads.push_back({tensors.back().grad, param.numel(), dtype});
+    if (args.bf16_moments(i)) {
+      prepared.moments.push_back({.format = kernels::MomentFormat::bf16,
+                                  .key = static_cast<uint64_t>(args.moment_keys[i]),
+                                  .rank = nullptr,
+                                  .rows = 0,
+                                  .cols = 0,
+                                  .block_segments = 0,
+                                  .scale = nullptr,
+                                  .scale_sq = nullptr});
+    }
   }
   return prepared;
 }
@@ -203,9 +227,9 @@ void adamw_step_with(const AdamWKernels& kernels, TensorList params, TensorList 
                      TensorList exp_avg_sqs, TensorList cohorts, TensorList tables,
                      at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                      at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                     const c10::List<std::string>& names, bool check_finite) {
+                     const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys) {
   const Arguments args{params, grads, exp_avgs, exp_avg_sqs, cohorts,       tables, beta1,
-                       beta2,  eps,   l2,       maximize,    rounding_keys, names};
+                       beta2,  eps,   l2,       maximize,    rounding_keys, names,  moment_keys};
   check_lengths(args);
   for (size_t i = 0; i < params.size(); ++i) check_tensor(args, i, names[i]);
   check_disjoint(args);
@@ -217,7 +241,15 @@ void adamw_step_with(const AdamWKernels& kernels, TensorList params, TensorList 
                 "' holds NaN or infinity; nothing was changed. Find where the loss left the finite range, or "
                 "skip this step (a GradScaler does)");
   }
-  check_status(kernels.step({prepared.tensors.data(), count}), "adamw_step_");
+  if (!prepared.tensors.empty()) {
+    check_status(kernels.step({prepared.tensors.data(), static_cast<int64_t>(prepared.tensors.size())}),
+                 "adamw_step_");
+  }
+  if (!prepared.compact_tensors.empty()) {
+    check_status(kernels.compact({prepared.compact_tensors.data(), prepared.moments.data(),
+                                  static_cast<int64_t>(prepared.moments.size())}),
+                 "adamw_step_");
+  }
   for (const auto& [destination, copy] : prepared.copy_back) destination.copy_(copy);
   // What autograd saved of these tensors is now stale; without this a backward through it would not notice.
   for (const Tensor& param : params) param.unsafeGetTensorImpl()->bump_version();
@@ -229,15 +261,18 @@ void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, Te
                     TensorList cohorts, TensorList tables, at::ArrayRef<double> beta1,
                     at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
                     const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                    const c10::List<std::string>& names, bool check_finite) {
+                    const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys) {
   const auto first_nonfinite = [](const kernels::Buffer* grads_of, int64_t count) {
     return kernels::cpu::first_nonfinite(executor(), grads_of, count);
   };
   const auto step = [](const kernels::AdamWStepArgs& args) {
     return kernels::cpu::adamw_step(executor(), args);
   };
-  adamw_step_with({first_nonfinite, step}, params, grads, exp_avgs, exp_avg_sqs, cohorts, tables, beta1,
-                  beta2, eps, l2, maximize, rounding_keys, names, check_finite);
+  const auto compact = [](const kernels::AdamWCompactArgs& args) {
+    return kernels::cpu::adamw_compact(executor(), args);
+  };
+  adamw_step_with({first_nonfinite, step, compact}, params, grads, exp_avgs, exp_avg_sqs, cohorts, tables,
+                  beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys);
 }
 
 }  // namespace
@@ -246,7 +281,8 @@ TORCH_LIBRARY_FRAGMENT(smet, m) {
   m.def(
       "adamw_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
       "Tensor[] cohorts, Tensor[] tables, float[] beta1, float[] beta2, float[] eps, float[] l2, "
-      "bool[] maximize, int[] rounding_keys, str[] names, bool check_finite=True) -> ()");
+      "bool[] maximize, int[] rounding_keys, str[] names, bool check_finite=True, "
+      "int[] moment_keys=[]) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(smet, CPU, m) {

@@ -8,7 +8,7 @@
 
 #include <string>
 
-#include "kernels/adamw_step.h"
+#include "kernels/adamw_compact.h"
 
 namespace smet::ops {
 
@@ -16,12 +16,14 @@ struct AdamWKernels {
   c10::function_ref<int64_t(const kernels::Buffer* grads, int64_t count)> first_nonfinite;
   // The cohort tables of `args` are in host memory.
   c10::function_ref<kernels::Status(const kernels::AdamWStepArgs& args)> step;
+  c10::function_ref<kernels::Status(const kernels::AdamWCompactArgs& args)> compact;  // bf16 moments
 };
 
 void adamw_step_with(const AdamWKernels& kernels, at::TensorList params, at::TensorList grads,
                      at::TensorList exp_avgs, at::TensorList exp_avg_sqs, at::TensorList cohorts,
                      at::TensorList tables, at::ArrayRef<double> beta1, at::ArrayRef<double> beta2,
                      at::ArrayRef<double> eps, at::ArrayRef<double> l2, const c10::List<bool>& maximize,
-                     at::IntArrayRef rounding_keys, const c10::List<std::string>& names, bool check_finite);
+                     at::IntArrayRef rounding_keys, const c10::List<std::string>& names, bool check_finite,
+                     at::IntArrayRef moment_keys);
 
 }  // namespace smet::ops

@@ -39,6 +39,8 @@ void AdamWHyper::check() const {
   TORCH_CHECK_VALUE(std::isfinite(density_scaling),
                     "Invalid density_scaling value: ", number(density_scaling),
                     "; expected a finite exponent (0.5: lr / sqrt(density), 0: off)");
+  TORCH_CHECK_VALUE(moments == "fp32" || moments == "bf16", "Invalid moments: \"", moments,
+                    "\"; expected \"fp32\" or \"bf16\"");
   age_schedule.check();
 }
 
@@ -138,6 +140,12 @@ std::int64_t rounding_key(std::uint64_t seed, std::int64_t index, std::int64_t s
       mix64(seed + 0x9E3779B97F4A7C15ULL * (static_cast<std::uint64_t>(index) + 1));
   const std::uint64_t key = mix64(parameter ^ mix64(static_cast<std::uint64_t>(step)));
   return static_cast<std::int64_t>(key == 0 ? 1 : key);
+}
+
+std::int64_t moment_key(std::uint64_t seed, std::int64_t index, std::int64_t step) {
+  constexpr std::uint64_t kMoments = 0x6D6F6D656E747321;  // sets them apart from the parameter's bits
+  return static_cast<std::int64_t>(
+      kernels::mix64(static_cast<std::uint64_t>(rounding_key(seed, index, step)) ^ kMoments));
 }
 
 }  // namespace smet

@@ -30,6 +30,7 @@ struct AdamWHyper {
   bool local_age = true;  // false: bias corrections by the global step (plain Adam), for comparison
   bool maximize = false;
   bool stochastic_rounding = false;
+  std::string moments = "fp32";  // how both moments are stored: "fp32" or "bf16"
   std::uint64_t seed = 0;
 
   // Throws ValueError naming the option that is out of range.
@@ -87,5 +88,8 @@ void check_cohorts(const at::Tensor& cohort, const at::Tensor& births, std::int6
 // Key of the stochastic rounding of parameter `index` (in optimizer order) at `step`; never 0, which means
 // off.
 std::int64_t rounding_key(std::uint64_t seed, std::int64_t index, std::int64_t step);
+
+// The same for the rounding of its moments (kernels/adamw_compact.h), with bits of their own.
+std::int64_t moment_key(std::uint64_t seed, std::int64_t index, std::int64_t step);
 
 }  // namespace smet

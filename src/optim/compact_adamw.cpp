@@ -32,17 +32,14 @@ AdamWHyper make_hyper(const CompactAdamWOptions& options) {
   hyper.local_age = options.local_age();
   hyper.maximize = options.maximize();
   hyper.stochastic_rounding = options.stochastic_rounding();
+  hyper.moments = options.moments();
   hyper.seed = static_cast<uint64_t>(options.seed());
   return hyper;
 }
 
-at::ScalarType moment_type(const Tensor& param) {
-  return param.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-CompactAdamWParamState new_state(const Tensor& param) {
+CompactAdamWParamState new_state(const Tensor& param, const std::string& moments) {
   CompactAdamWParamState state;
-  const auto options = at::TensorOptions(moment_type(param)).requires_grad(false);
+  const auto options = at::TensorOptions(moment_type(param.scalar_type(), moments)).requires_grad(false);
   state.exp_avg(torch::zeros_like(param, options));
   state.exp_avg_sq(torch::zeros_like(param, options));
   if (values_info(param)) {
@@ -76,6 +73,7 @@ std::unique_ptr<CompactAdamWOptions> merge(const torch::optim::OptimizerOptions&
   inherit([](auto& o) -> auto& { return o.local_age(); });
   inherit([](auto& o) -> auto& { return o.maximize(); });
   inherit([](auto& o) -> auto& { return o.stochastic_rounding(); });
+  inherit([](auto& o) -> auto& { return o.moments(); });
   inherit([](auto& o) -> auto& { return o.seed(); });
   return merged;
 }
@@ -133,6 +131,7 @@ void CompactAdamW::check_new_params(size_t first_group) const {
       TORCH_CHECK_TYPE(at::isFloatingType(param.scalar_type()) && param.itemsize() > 1,
                        "smet: CompactAdamW got a parameter of dtype ", param.scalar_type(),
                        "; expected float32, float64, bfloat16 or float16");
+      moment_type(param.scalar_type(), options_of(param_groups_[g]).moments());
       ++total;
     }
   }
@@ -142,15 +141,25 @@ void CompactAdamW::check_new_params(size_t first_group) const {
 void CompactAdamW::make_states(size_t first_group) {
   for (size_t g = first_group; g < param_groups_.size(); ++g) {
     for (const Tensor& param : param_groups_[g].params()) {
-      if (param.requires_grad()) state_of(param);
+      if (param.requires_grad()) state_in(param_groups_[g], param);
     }
   }
 }
 
-CompactAdamWParamState& CompactAdamW::state_of(const Tensor& param) {
+CompactAdamWParamState& CompactAdamW::state_in(const OptimizerParamGroup& group, const Tensor& param) {
   auto& slot = state_[param.unsafeGetTensorImpl()];
-  if (!slot) slot = std::make_unique<CompactAdamWParamState>(new_state(param));
+  if (!slot) slot = std::make_unique<CompactAdamWParamState>(new_state(param, options_of(group).moments()));
   return static_cast<CompactAdamWParamState&>(*slot);
+}
+
+CompactAdamWParamState& CompactAdamW::state_of(const Tensor& param) {
+  for (const OptimizerParamGroup& group : param_groups_) {
+    for (const Tensor& own : group.params()) {
+      if (own.is_same(param)) return state_in(group, param);
+    }
+  }
+  TORCH_CHECK_VALUE(false, "smet: state_of got a parameter of shape ", param.sizes(),
+                    " that is in none of this optimizer's groups");
 }
 
 std::string CompactAdamW::name_of(const Tensor& param, int64_t index) const {
@@ -175,7 +184,7 @@ Tensor CompactAdamW::step(LossClosure closure) {
     for (const Tensor& param : group.params()) {
       const int64_t position = index++;
       if (!param.requires_grad() || !param.grad().defined()) continue;
-      CompactAdamWParamState& state = state_of(param);
+      CompactAdamWParamState& state = state_in(group, param);
       call.add({.param = param,
                 .grad = param.grad(),
                 .exp_avg = state.exp_avg(),
@@ -210,9 +219,11 @@ void CompactAdamW::load(torch::serialize::InputArchive& archive) {
     for (size_t g = 0; g < param_groups_.size(); ++g) {
       auto& options = static_cast<CompactAdamWOptions&>(param_groups_[g].options());
       options.age_schedule().custom = old_options[g].age_schedule().custom;
+      options.moments(old_options[g].moments());
       options.check();
     }
     check_loaded();
+    convert_loaded();
   } catch (...) {
     state_ = std::move(old_state);
     for (size_t g = 0; g < param_groups_.size(); ++g) {
@@ -233,15 +244,32 @@ void CompactAdamW::check_loaded() const {
       const auto& state = static_cast<const CompactAdamWParamState&>(*slot->second);
       for (const Tensor& moment : {state.exp_avg(), state.exp_avg_sq()}) {
         TORCH_CHECK_VALUE(
-            moment.defined() && moment.sizes() == param.sizes() && moment.scalar_type() == moment_type(param),
+            moment.defined() && moment.sizes() == param.sizes() && at::isFloatingType(moment.scalar_type()),
             "smet: loaded optimizer state of '", name, "' has moments ",
-            moment.defined() ? moment.toString() : "(none)", "; expected ", moment_type(param), " of shape ",
+            moment.defined() ? moment.toString() : "(none)", "; expected floating tensors of shape ",
             param.sizes(), "; nothing was changed");
       }
       TORCH_CHECK_VALUE(state.step() >= 0, "smet: loaded optimizer state of '", name, "' has step ",
                         state.step(), "; nothing was changed");
       if (values_info(param))
         check_cohorts(state.cohort(), state.births(), param.numel(), state.step(), name);
+    }
+  }
+}
+
+void CompactAdamW::convert_loaded() {
+  for (const OptimizerParamGroup& group : param_groups_) {
+    for (const Tensor& param : group.params()) {
+      const auto slot = state_.find(param.unsafeGetTensorImpl());
+      if (slot == state_.end()) continue;
+      auto& state = static_cast<CompactAdamWParamState&>(*slot->second);
+      const auto dtype = moment_type(param.scalar_type(), options_of(group).moments());
+      for (Tensor* moment : {&state.exp_avg(), &state.exp_avg_sq()}) {
+        if (moment->scalar_type() == dtype) continue;
+        const Tensor converted = torch::empty_like(*moment, dtype);
+        copy_moment_(converted, *moment);
+        *moment = converted;
+      }
     }
   }
 }

@@ -16,11 +16,11 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
                  at::TensorList exp_avg_sqs, at::TensorList cohorts, at::TensorList tables,
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                 const c10::List<std::string>& names, bool check_finite) {
+                 const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("smet::adamw_step_", "").typed<decltype(adamw_step_)>();
   op.call(params, grads, exp_avgs, exp_avg_sqs, cohorts, tables, beta1, beta2, eps, l2, maximize,
-          rounding_keys, names, check_finite);
+          rounding_keys, names, check_finite, moment_keys);
 }
 
 const std::int64_t* births_of(const ParamUpdate& update) {
@@ -65,13 +65,31 @@ void StepCall::add(ParamUpdate update, const AdamWHyper& hyper) {
   maximize_.push_back(hyper.maximize);
   rounding_keys_.push_back(hyper.stochastic_rounding ? rounding_key(hyper.seed, update.index, clock.step)
                                                      : 0);
+  moment_keys_.push_back(moment_key(hyper.seed, update.index, clock.step));
   names_.push_back(update.name);
 }
 
 void StepCall::run(bool check_finite) {
   if (params_.empty()) return;
   adamw_step_(params_, grads_, exp_avgs_, exp_avg_sqs_, cohorts_, tables_, beta1_, beta2_, eps_, l2_,
-              maximize_, rounding_keys_, names_, check_finite);
+              maximize_, rounding_keys_, names_, check_finite, moment_keys_);
+}
+
+at::ScalarType moment_type(at::ScalarType param, const std::string& moments) {
+  TORCH_CHECK_TYPE(
+      param != at::kDouble || moments != "bf16",
+      "smet: CompactAdamW got a float64 parameter and moments=\"bf16\"; expected moments=\"fp32\", "
+      "with which a float64 parameter has float64 moments. Put it into a group of its own");
+  if (param == at::kDouble) return at::kDouble;
+  return moments == "bf16" ? at::kBFloat16 : at::kFloat;
+}
+
+void copy_moment_(const at::Tensor& to, const at::Tensor& from) {
+  to.copy_(from);
+  if (to.scalar_type() == at::kBFloat16 && from.scalar_type() != at::kBFloat16) {
+    constexpr double kSmallest = 0x1p-133;  // subnormal bf16
+    to.masked_fill_(from.gt(0).logical_and_(to.eq(0)), kSmallest);
+  }
 }
 
 std::string default_name(const at::Tensor& param, std::int64_t index) {

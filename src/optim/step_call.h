@@ -37,9 +37,16 @@ class StepCall {
   std::vector<at::Tensor> params_, grads_, exp_avgs_, exp_avg_sqs_, cohorts_, tables_;
   std::vector<double> beta1_, beta2_, eps_, l2_;
   c10::List<bool> maximize_;
-  std::vector<std::int64_t> rounding_keys_;
+  std::vector<std::int64_t> rounding_keys_, moment_keys_;
   c10::List<std::string> names_;
 };
+
+// The dtype of a parameter's moments: float64 for float64, else what the option `moments` says. Throws
+// TypeError for "bf16" moments of a float64 parameter.
+at::ScalarType moment_type(at::ScalarType param, const std::string& moments);
+
+// to = from, in the dtype of `to`: to nearest, but what is above 0 stays above 0.
+void copy_moment_(const at::Tensor& to, const at::Tensor& from);
 
 // For errors: the registered name of a layer's values, else "parameter <index>".
 std::string default_name(const at::Tensor& param, std::int64_t index);

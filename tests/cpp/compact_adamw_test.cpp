@@ -174,31 +174,65 @@ TEST(CompactAdamW, ClosureRunsOnceWithGradients) {
   EXPECT_EQ(opt.state_of(model.values).step(), 0);  // no gradient: its step stands still
 }
 
-TEST(CompactAdamW, SavedAndLoadedContinuesBitEqual) {
-  Model model(torch::kBFloat16);
-  CompactAdamW opt(model.parameters(),
-                   CompactAdamWOptions(1e-2).warmup(20).stochastic_rounding(true).seed(3));
-  train(opt, model, 0, 12);
+// Of `opt`, as an optimizer that is built with `moments` loads it.
+std::unique_ptr<CompactAdamW> through_archive(const CompactAdamW& opt, const Model& from, const Model& to,
+                                              const std::string& moments) {
   std::stringstream file;
-  {
-    torch::serialize::OutputArchive archive;
-    opt.save(archive);
-    archive.save_to(file);
-  }
-  Model other(torch::kBFloat16);
+  torch::serialize::OutputArchive out;
+  opt.save(out);
+  out.save_to(file);
   {
     const torch::NoGradGuard no_grad;
-    for (size_t i = 0; i < 3; ++i) other.parameters()[i].copy_(model.parameters()[i]);
+    for (size_t i = 0; i < 3; ++i) to.parameters()[i].copy_(from.parameters()[i]);
   }
-  CompactAdamW loaded(other.parameters(), CompactAdamWOptions(0.5));
-  torch::serialize::InputArchive archive;
-  archive.load_from(file);
-  loaded.load(archive);
-  EXPECT_EQ(loaded.param_groups()[0].options().get_lr(), 1e-2);
-  EXPECT_EQ(loaded.state_of(other.values).exp_avg().scalar_type(), torch::kFloat);
-  train(opt, model, 12, 20);
-  train(loaded, other, 12, 20);
-  expect_equal(everything(opt, model), everything(loaded, other));
+  auto loaded = std::make_unique<CompactAdamW>(to.parameters(), CompactAdamWOptions(0.5).moments(moments));
+  torch::serialize::InputArchive in;
+  in.load_from(file);
+  loaded->load(in);
+  return loaded;
+}
+
+TEST(CompactAdamW, SavedAndLoadedContinuesBitEqual) {
+  for (const std::string moments : {"fp32", "bf16"}) {
+    Model model(torch::kBFloat16);
+    CompactAdamW opt(model.parameters(),
+                     CompactAdamWOptions(1e-2).warmup(20).stochastic_rounding(true).moments(moments).seed(3));
+    train(opt, model, 0, 12);
+    Model other(torch::kBFloat16);
+    const auto loaded = through_archive(opt, model, other, moments);
+    EXPECT_EQ(loaded->param_groups()[0].options().get_lr(), 1e-2);
+    EXPECT_EQ(loaded->state_of(other.values).exp_avg().scalar_type(),
+              moments == "bf16" ? torch::kBFloat16 : torch::kFloat);
+    train(opt, model, 12, 20);
+    train(*loaded, other, 12, 20);
+    expect_equal(everything(opt, model), everything(*loaded, other));
+  }
+}
+
+TEST(CompactAdamW, MomentsOfTheOtherFormatAreConverted) {
+  Model model;
+  CompactAdamW opt(model.parameters(), CompactAdamWOptions(1e-2));
+  train(opt, model, 0, 3);
+  opt.state_of(model.values).exp_avg_sq()[0] = 1e-44;
+  Model other;
+  const auto loaded = through_archive(opt, model, other, "bf16");
+  const Tensor v = loaded->state_of(other.values).exp_avg_sq();
+  EXPECT_EQ(v[0].item<double>(), 0x1p-133);  // above 0 stays above 0
+  EXPECT_TRUE(
+      torch::equal(v.slice(0, 1), opt.state_of(model.values).exp_avg_sq().slice(0, 1).to(torch::kBFloat16)));
+  train(*loaded, other, 3, 4);
+}
+
+TEST(CompactAdamW, MomentsThatDoNotFitAreRefused) {
+  Model model;
+  EXPECT_MESSAGE(c10::ValueError, CompactAdamW(model.parameters(), CompactAdamWOptions(1e-2).moments("int8")),
+                 "expected \"fp32\" or \"bf16\"");
+  Model precise(torch::kDouble);
+  EXPECT_MESSAGE(c10::TypeError,
+                 CompactAdamW(precise.parameters(), CompactAdamWOptions(1e-2).moments("bf16")),
+                 "got a float64 parameter and moments=\"bf16\"");
+  CompactAdamW opt({model.values});
+  EXPECT_MESSAGE(c10::ValueError, opt.state_of(model.bias), "in none of this optimizer's groups");
 }
 
 TEST(CompactAdamW, ArchiveThatDoesNotFitChangesNothing) {
@@ -269,7 +303,12 @@ TEST(CompactAdamW, BadInputIsRefused) {
 TEST(CompactAdamW, RunForPython) {
   const char* path = std::getenv("SMET_PARITY_FILE");
   std::ofstream file(path != nullptr ? path : "/dev/null", std::ios::binary);
-  for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kDouble}) {
+  const std::vector<std::pair<torch::Dtype, std::string>> runs = {{torch::kFloat, "fp32"},
+                                                                  {torch::kBFloat16, "fp32"},
+                                                                  {torch::kDouble, "fp32"},
+                                                                  {torch::kFloat, "bf16"},
+                                                                  {torch::kBFloat16, "bf16"}};
+  for (const auto& [dtype, moments] : runs) {
     Model model(dtype);
     CompactAdamW opt(model.parameters(), CompactAdamWOptions(1e-2)
                                              .weight_decay(0.1)
@@ -277,6 +316,7 @@ TEST(CompactAdamW, RunForPython) {
                                              .boost(2)
                                              .boost_tau(5)
                                              .stochastic_rounding(true)
+                                             .moments(moments)
                                              .seed(11));
     train(opt, model, 0, 30);
     for (const Tensor& tensor : everything(opt, model)) {

@@ -17,14 +17,22 @@ def formula(n, step):
     return ((torch.arange(n) * 7919 + step * 104729) * 40503 % 65536 % 2048).float() / 1024 - 1
 
 
-def run(dtype):
+def run(dtype, moments):
     values = torch.nn.Parameter(formula(150, 1).to(dtype))
     _C.register_values(values, 20, 30, "fc")
     weight = torch.nn.Parameter(formula(35, 2).reshape(7, 5).to(dtype))
     bias = torch.nn.Parameter(formula(7, 3))
     params = [values, weight, bias]
     opt = CompactAdamW(
-        params, lr=1e-2, weight_decay=0.1, warmup=7, boost=2, boost_tau=5, stochastic_rounding=True, seed=11
+        params,
+        lr=1e-2,
+        weight_decay=0.1,
+        warmup=7,
+        boost=2,
+        boost_tau=5,
+        stochastic_rounding=True,
+        seed=11,
+        moments=moments,
     )
     state = opt.state[values]
     for step in range(30):
@@ -52,6 +60,7 @@ def test_python_and_cpp_steps_write_equal_bytes(tmp_path):
         check=True,
         capture_output=True,
     )
-    dtypes = (torch.float32, torch.bfloat16, torch.float64)
-    ours = b"".join(bytes(t.reshape(-1).view(torch.uint8).numpy()) for d in dtypes for t in run(d))
+    runs = [(dtype, "fp32") for dtype in (torch.float32, torch.bfloat16, torch.float64)]
+    runs += [(dtype, "bf16") for dtype in (torch.float32, torch.bfloat16)]
+    ours = b"".join(bytes(t.reshape(-1).view(torch.uint8).numpy()) for one in runs for t in run(*one))
     assert file.read_bytes() == ours

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The arithmetic of adamw_step.h on one chunk of one tensor, kGroup elements at a time, for either format of
-// the moments. Plain loops that the compiler turns into vectors. Only for kernels/cpu/isa: everything is in an
-// unnamed namespace (see isa_kernels.h).
+// the moments. Plain loops that the compiler turns into vectors. Only for kernels/cpu/isa: everything is in
+// an unnamed namespace (see isa_kernels.h).
 #pragma once
 
 #include "kernels/cpu/isa/cohort_rows.h"
@@ -57,18 +57,17 @@ struct GroupHash {
   GroupHash(std::uint64_t key64, std::uint64_t first)
       : low(static_cast<std::uint32_t>(first)),
         key(static_cast<std::uint32_t>(key64)),
-        high(static_cast<std::uint32_t>(key64 >> 32) + static_cast<std::uint32_t>(first >> 32) * 0x9E3779B9U) {}
+        high(static_cast<std::uint32_t>(key64 >> 32) +
+             static_cast<std::uint32_t>(first >> 32) * 0x9E3779B9U) {}
   std::uint32_t operator()(int lane) const {
     return mix32(mix32((low + static_cast<std::uint32_t>(lane)) ^ key) + high);
   }
 };
 
-// bf16(bits + the low 16 bits of noise): up or down with probability by distance; infinity stays, and a NaN a
-// NaN.
+// bf16(bits + the low 16 bits of noise): up or down with probability by distance. Infinity stays, and a NaN,
+// which as a result of arithmetic is a quiet one, is truncated to one.
 inline std::uint32_t stochastic_bf16(float x, std::uint32_t noise) {
-  const std::uint32_t bits = float_bits(x);
-  const std::uint32_t rounded = (bits + (noise & 0xFFFFU)) >> 16;
-  return x != x ? (bits >> 16) | 0x40U : rounded;
+  return (float_bits(x) + (x == x ? noise & 0xFFFFU : 0)) >> 16;
 }
 
 // How moments are stored: as they are computed, or as adamw_compact.h says.

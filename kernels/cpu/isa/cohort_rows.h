@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The cohort table's rows for sixteen weights at a time. Only for kernels/cpu/isa: everything is in an unnamed
-// namespace (see isa_kernels.h).
+// The cohort table's rows for sixteen weights at a time. Only for kernels/cpu/isa: everything is in an
+// unnamed namespace (see isa_kernels.h).
 #pragma once
 
 #include "kernels/cpu/isa/lanes.h"

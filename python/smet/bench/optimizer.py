@@ -11,11 +11,13 @@ from torch.optim import AdamW
 
 import smet
 from smet import _C
-from smet.bench.goals import ADAMW
+from smet.bench.goals import ADAMW, BF16_MOMENTS
 from smet.bench.rounds import Body, run_rounds
 from smet.bench.rows import Row
 
 DENSE = "torch AdamW, fused"
+BF16 = "bf16 moments, against fp32's"  # whose "dense" column is the row _FULL
+_FULL = "all mature"
 DENSITY = 0.25
 _POSITIONS = round(1 / DENSITY)  # for one active weight
 _STEP = 1000  # of a run whose cohorts are of all ages
@@ -26,10 +28,11 @@ def measure_optimizer(weights: int, layers: int, dtype: torch.dtype, rounds: int
     """A row for dense parameters, and for sparse ones with few and many live cohorts."""
     cases: dict[str, tuple[Callable[[], Body], float]] = {
         "dense parameters": (lambda: smet.CompactAdamW(_parameters(weights, layers, dtype)).step, 1.0),
-        "all mature": (lambda: _compact(weights, layers, dtype, 1, 2), DENSITY),
+        _FULL: (lambda: _compact(weights, layers, dtype, 1, 2), DENSITY),
         "2 % young": (lambda: _compact(weights, layers, dtype, 2, _YOUNG), DENSITY),
         "40 cohorts": (lambda: _compact(weights, layers, dtype, 40, 2), DENSITY),
         "40 cohorts, unchecked": (lambda: _compact(weights, layers, dtype, 40, 2, "ignore"), DENSITY),
+        BF16: (lambda: _compact(weights, layers, dtype, 1, 2, moments="bf16"), DENSITY),
     }
     bodies: dict[str, Body] = {name: make() for name, (make, _) in cases.items()}
     bodies[DENSE] = AdamW(_parameters(weights, layers, dtype), fused=True).step
@@ -40,11 +43,11 @@ def measure_optimizer(weights: int, layers: int, dtype: torch.dtype, rounds: int
         Row(
             op="adamw_step",
             sparse=measured.times(name),
-            dense=measured.times(DENSE),
+            dense=measured.times(_FULL if name == BF16 else DENSE),
             case=name,
             density=cases[name][1] if name in cases else None,
             weights=weights,
-            goal=ADAMW if name in cases else None,
+            goal=BF16_MOMENTS if name == BF16 else ADAMW if name in cases else None,
             rounds=measured.kept,
             rejected=measured.rejected,
         )
@@ -64,13 +67,19 @@ def _parameters(weights: int, layers: int, dtype: torch.dtype) -> list[nn.Parame
 
 
 def _compact(
-    weights: int, layers: int, dtype: torch.dtype, cohorts: int, spread: int, on_nonfinite: str = "raise"
+    weights: int,
+    layers: int,
+    dtype: torch.dtype,
+    cohorts: int,
+    spread: int,
+    on_nonfinite: str = "raise",
+    moments: str = "fp32",
 ) -> Body:
     """CompactAdamW late in a run: births 1 to cohorts - 1 on every `spread`-th weight, all others mature."""
     parameters = _parameters(weights, layers, dtype)
     for index, parameter in enumerate(parameters):
         _C.register_values(parameter, _POSITIONS, parameter.numel(), f"layer{index}")
-    optimizer = smet.CompactAdamW(parameters, on_nonfinite=on_nonfinite)
+    optimizer = smet.CompactAdamW(parameters, on_nonfinite=on_nonfinite, moments=moments)
     for parameter in parameters:
         state = optimizer.state[parameter]
         state["step"].fill_(_STEP)

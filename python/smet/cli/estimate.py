@@ -33,6 +33,9 @@ def make_parser() -> Parser:
         default="bfloat16",
         help="of weights",
     )
+    parser.add_argument(
+        "--moments", type=Literal["fp32", "bf16"], default="fp32", help="format of Adam's moments"
+    )
     parser.add_argument("--vocab", type=int | None, default=None, help="vocabulary of a named size (32,000)")
     return parser
 
@@ -54,6 +57,7 @@ def run(arguments: Any) -> int:
             dtype=arguments.dtype,
             distribution=arguments.distribution,
             vocab=arguments.vocab,
+            moments=arguments.moments,
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error

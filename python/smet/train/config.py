@@ -57,9 +57,7 @@ class PretrainConfig:
     )
     vocab: int | None = option("model", "vocabulary (4096, or what the tokenizer or the model's config says)")
     seq: int = option("model", "tokens per sequence", 256)
-    dtype: Literal["float32", "bfloat16"] = option(
-        "model", "dtype of weights and gradients; moments are float32", "float32"
-    )
+    dtype: Literal["float32", "bfloat16"] = option("model", "dtype of weights and gradients", "float32")
 
     data: str | None = option(
         "data",
@@ -88,6 +86,9 @@ class PretrainConfig:
     beta2: float = option("training", "decay rate of the second moment", 0.999)
     clip: float = option("training", "largest norm of the gradient; 0 = no clipping", 1.0)
     stochastic_rounding: bool = option("training", "round bfloat16 weights at random", False)
+    moments: Literal["fp32", "bf16"] = option(
+        "training", "format of Adam's moments; bf16 is rounded at random", "fp32"
+    )
     on_nonfinite: Literal["raise", "skip"] = option(
         "training", "a loss or gradient that is NaN or infinite stops the run, or skips the step", "raise"
     )

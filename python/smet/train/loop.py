@@ -114,6 +114,7 @@ def make_optimizer(model: nn.Module, config: PretrainConfig) -> smet.CompactAdam
         boost_tau=config.boost_tau or 50.0,
         local_age=config.adam == "local",
         stochastic_rounding=config.stochastic_rounding,
+        moments=config.moments,
         seed=config.seed,
         on_nonfinite=config.on_nonfinite,
     )

@@ -32,9 +32,12 @@ class DeviceTables {
     device_ = upload(host, device);
   }
 
-  const kernels::CohortRow* of(const kernels::AdamWTensor& tensor) const {
+  // The tensors with their tables' places on the device.
+  std::vector<kernels::AdamWTensor> of(const kernels::AdamWStepArgs& args) const {
     const auto* rows = static_cast<const kernels::CohortRow*>(device_.const_data_ptr());
-    return rows + first_row_.at(tensor.cohorts);
+    std::vector<kernels::AdamWTensor> tensors(args.tensors, args.tensors + args.count);
+    for (kernels::AdamWTensor& tensor : tensors) tensor.cohorts = rows + first_row_.at(tensor.cohorts);
+    return tensors;
   }
 
  private:
@@ -50,7 +53,7 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
                  at::TensorList exp_avg_sqs, at::TensorList cohorts, at::TensorList tables,
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                 const c10::List<std::string>& names, bool check_finite) {
+                 const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys) {
   if (params.empty()) return;
   const OnDevice device(params[0]);
   for (const Tensor& param : params) {
@@ -66,12 +69,17 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
   };
   const auto step = [&](const kernels::AdamWStepArgs& args) {
     const DeviceTables on_device(args, params[0].device());
-    std::vector<kernels::AdamWTensor> tensors(args.tensors, args.tensors + args.count);
-    for (kernels::AdamWTensor& tensor : tensors) tensor.cohorts = on_device.of(tensor);
+    const std::vector<kernels::AdamWTensor> tensors = on_device.of(args);
     return kernels::cuda::adamw_step(device.stream(), {tensors.data(), args.count}, {nullptr, nullptr});
   };
-  adamw_step_with({first_nonfinite, step}, params, grads, exp_avgs, exp_avg_sqs, cohorts, tables, beta1,
-                  beta2, eps, l2, maximize, rounding_keys, names, check_finite);
+  const auto compact = [&](const kernels::AdamWCompactArgs& args) {
+    const DeviceTables on_device({args.tensors, args.count}, params[0].device());
+    const std::vector<kernels::AdamWTensor> tensors = on_device.of({args.tensors, args.count});
+    return kernels::cuda::adamw_compact(device.stream(), {tensors.data(), args.moments, args.count},
+                                        {nullptr, nullptr});
+  };
+  adamw_step_with({first_nonfinite, step, compact}, params, grads, exp_avgs, exp_avg_sqs, cohorts, tables,
+                  beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys);
 }
 
 }  // namespace smet::ops::cuda

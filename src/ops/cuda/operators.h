@@ -33,7 +33,7 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
                  at::TensorList exp_avg_sqs, at::TensorList cohorts, at::TensorList tables,
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                 const c10::List<std::string>& names, bool check_finite);
+                 const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys);
 
 Tensor mask_rank(const Tensor& mask, int64_t cols);
 Tensor mask_hash(const Tensor& mask, int64_t cols);
