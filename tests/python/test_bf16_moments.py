@@ -121,7 +121,7 @@ def test_parameters_and_moments_are_rounded_by_different_bits():
     opt = CompactAdamW([p], lr=1.003, eps=0.0, moments="bf16", stochastic_rounding=True)
     p.grad = torch.ones_like(p)
     opt.step()
-    up_p, up_m = p.detach() < -1.003, opt.state[p]["exp_avg"] > 0.1
+    up_p, up_m = p.detach().double() < -1.003, opt.state[p]["exp_avg"].double() > 0.1
     for got, rate in ((up_p, 0.384), (up_m, 0.8), (up_p & up_m, 0.384 * 0.8)):
         assert got.double().mean().item() == pytest.approx(rate, abs=5 * (rate * (1 - rate) / n) ** 0.5)
 
