@@ -189,9 +189,11 @@ class _Books:
         return counts
 
     def moment_size(self, values: Tensor) -> int:
-        """Bytes of one moment: what CompactAdamW keeps it in, else what it would by default."""
-        if isinstance(self.opt, CompactAdamW):
-            return self.opt.state[values]["exp_avg"].element_size()
+        """Bytes that one moment should take: by CompactAdamW's option, else as by its default."""
+        groups = self.opt.param_groups if isinstance(self.opt, CompactAdamW) else []
+        for group in groups:
+            if any(param is values for param in group["params"]):
+                return moment_bytes(values.dtype, group["moments"])
         return moment_bytes(values.dtype)
 
     def sparse_layer(self, name: str, layer: SparseLinear) -> LayerReport:

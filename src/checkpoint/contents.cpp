@@ -96,6 +96,7 @@ Json options_to_json(const CompactAdamWOptions& options) {
           {"local_age", options.local_age()},
           {"maximize", options.maximize()},
           {"stochastic_rounding", options.stochastic_rounding()},
+          {"moments", options.moments()},
           {"seed", options.seed()}};
 }
 

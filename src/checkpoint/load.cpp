@@ -13,6 +13,7 @@
 #include "smet/values_registry.h"
 #include "src/checkpoint/contents.h"
 #include "src/optim/cohort_table.h"
+#include "src/optim/step_call.h"
 #include "src/topology/scheduler_state.h"
 
 namespace smet {
@@ -129,9 +130,10 @@ void Plan::check_model() {
 }
 
 void Plan::check_state(CompactAdamW& opt, const at::Tensor& param, const std::string& name) {
-  const at::ScalarType moments = param.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  for (const char* key : {"/exp_avg", "/exp_avg_sq"}) {
-    check_like(entry_of(files_, kOptimizerFile, name + key), param.sizes(), moments);
+  for (const char* key : {"/exp_avg", "/exp_avg_sq"}) {  // of either format, and converted to that of `opt`
+    const TensorEntry& entry = entry_of(files_, kOptimizerFile, name + key);
+    const bool bf16 = entry.dtype == dtype_code(at::kBFloat16) && param.scalar_type() != at::kDouble;
+    check_like(entry, param.sizes(), moment_type(param.scalar_type(), bf16 ? "bf16" : "fp32"));
   }
   check_like(entry_of(files_, kOptimizerFile, name + "/step"), {}, at::kLong);
   const auto step = read(files_, kOptimizerFile, name + "/step").item<std::int64_t>();
@@ -146,8 +148,8 @@ void Plan::check_state(CompactAdamW& opt, const at::Tensor& param, const std::st
   commits_.push_back([this, &opt, param, name, step, sparse] {
     CompactAdamWParamState& state = opt.state_of(param);
     state.step(step);
-    state.exp_avg().copy_(read(files_, kOptimizerFile, name + "/exp_avg"));
-    state.exp_avg_sq().copy_(read(files_, kOptimizerFile, name + "/exp_avg_sq"));
+    copy_moment_(state.exp_avg(), read(files_, kOptimizerFile, name + "/exp_avg"));
+    copy_moment_(state.exp_avg_sq(), read(files_, kOptimizerFile, name + "/exp_avg_sq"));
     if (!sparse) return;
     state.cohort().copy_(read(files_, kOptimizerFile, name + "/cohort"));
     state.births().copy_(read(files_, kOptimizerFile, name + "/births"));

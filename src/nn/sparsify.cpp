@@ -57,12 +57,11 @@ StateTensors state_tensors(torch::optim::Optimizer* optimizer, const at::Tensor&
   return {};
 }
 
-// Of one moment: what CompactAdamW keeps it in; by the formula fp64 for fp64 values, else fp32.
+// What one moment should take: CompactAdamW's two bytes where it keeps bf16, else 8 for fp64 values or 4.
 std::int64_t moment_bytes(const at::Tensor& moment, const at::Tensor& values,
                           const torch::optim::Optimizer* optimizer) {
-  if (dynamic_cast<const CompactAdamW*>(optimizer) != nullptr) {
-    return static_cast<std::int64_t>(moment.element_size());
-  }
+  const bool compact = dynamic_cast<const CompactAdamW*>(optimizer) != nullptr;
+  if (compact && moment.scalar_type() == at::kBFloat16) return 2;
   return values.scalar_type() == at::kDouble ? 8 : 4;
 }
 
