@@ -68,8 +68,8 @@ class TileChunks {
         col_chunks_(cols_ > 0 ? (tile.col_end - tile.col_begin + cols_ - 1) / cols_ : 0),
         row_chunks_((tile.row_end - tile.row_begin + rows_ - 1) / rows_) {}
 
-  // visit(RowPart) for every row of every block; blocks run in parallel. `stride`: elements from one row of the
-  // tile's memory to the next.
+  // visit(RowPart) for every row of every block; blocks run in parallel. `stride`: elements from one row of
+  // the tile's memory to the next.
   template <typename F>
   void for_rows(const Executor& executor, const Pattern& pattern, std::int64_t stride, F&& visit) const {
     for_chunks(executor, row_chunks_ * col_chunks_, [&](std::int64_t chunk) {

@@ -14,11 +14,11 @@
 namespace smet::kernels::cpu {
 namespace {
 
-constexpr std::int64_t kFew = 256;           // draws that one thread makes at a time
-constexpr std::int64_t kMany = 65536;        // draws that all threads together make at a time
-constexpr std::int64_t kWorthwhile = 8192;   // fewer are not worth waking threads for
-constexpr std::int64_t kBands = 32;          // of the bitmap; a band's bits are set by one thread
-constexpr std::int64_t kAhead = 16;          // bits to prefetch: they are scattered over the bitmap
+constexpr std::int64_t kFew = 256;          // draws that one thread makes at a time
+constexpr std::int64_t kMany = 65536;       // draws that all threads together make at a time
+constexpr std::int64_t kWorthwhile = 8192;  // fewer are not worth waking threads for
+constexpr std::int64_t kBands = 32;         // of the bitmap; a band's bits are set by one thread
+constexpr std::int64_t kAhead = 16;         // bits to prefetch: they are scattered over the bitmap
 
 // The bit of the bitmap that a draw names.
 class BitOf {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "python/bindings/bindings.h"
 #include "kernels/isa.h"
+#include "python/bindings/bindings.h"
 #include "smet/version.h"
 
 PYBIND11_MODULE(_C, module) {

@@ -38,16 +38,16 @@ at::Tensor draw_positions(const at::Tensor& mask, int64_t cols, int64_t k, int64
   TORCH_CHECK_VALUE(k >= 0 && k <= inactive, "smet::draw_positions: k is ", k, "; the mask has ", inactive,
                     " inactive positions");
   at::Tensor chosen = at::empty_like(mask);
-  check_status(kernels::cpu::draw_positions(executor(),
-                   {.mask = words,
-                    .rows = mask.size(0),
-                    .cols = cols,
-                    .inactive = inactive,
-                    .k = k,
-                    .key = static_cast<uint64_t>(key),
-                    .stream = static_cast<kernels::DrawStream>(stream),
-                    .update = static_cast<uint32_t>(update),
-                    .chosen = reinterpret_cast<uint32_t*>(chosen.mutable_data_ptr<int32_t>())}),
+  check_status(kernels::cpu::draw_positions(
+                   executor(), {.mask = words,
+                                .rows = mask.size(0),
+                                .cols = cols,
+                                .inactive = inactive,
+                                .k = k,
+                                .key = static_cast<uint64_t>(key),
+                                .stream = static_cast<kernels::DrawStream>(stream),
+                                .update = static_cast<uint32_t>(update),
+                                .chosen = reinterpret_cast<uint32_t*>(chosen.mutable_data_ptr<int32_t>())}),
                "draw_positions");
   return chosen;
 }

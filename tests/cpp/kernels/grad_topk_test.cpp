@@ -85,8 +85,8 @@ TEST(GradTopk, EqualsSort) {
         for (const std::int64_t k : {std::int64_t{1}, topology.nnz / 5, inactive + 3}) {
           SCOPED_TRACE(std::string(name(dtype)) + " k " + std::to_string(k) + (awkward ? " awkward" : ""));
           const std::vector<std::int64_t> want = first_k(order, k);
-          EXPECT_EQ(stream(kernels::reference::grad_topk_tile, finish_reference, serial(),
-                           topology, grad, dtype, k, 7, 1024, false),
+          EXPECT_EQ(stream(kernels::reference::grad_topk_tile, finish_reference, serial(), topology, grad,
+                           dtype, k, 7, 1024, false),
                     want);
           for_each_variant([&](const Executor& executor) {
             ASSERT_EQ(stream(kernels::cpu::grad_topk_tile, kernels::cpu::grad_topk_finish, executor, topology,

@@ -115,7 +115,8 @@ TEST(DrawPositions, T15UniformOverPositions) {
     std::map<std::uint32_t, int> counts;
     Buffer<std::uint32_t> chosen(topology.mask.size());
     for (std::uint32_t update = 0; update < kUpdates; ++update) {
-      ASSERT_EQ(kernels::cpu::draw_positions(serial(), arguments(topology, k, update, chosen.data())), Status::ok);
+      ASSERT_EQ(kernels::cpu::draw_positions(serial(), arguments(topology, k, update, chosen.data())),
+                Status::ok);
       for (std::int64_t w = 0; w < chosen.size(); ++w) {
         for (std::uint32_t bits = chosen[w]; bits != 0; bits &= bits - 1) {
           ++counts[static_cast<std::uint32_t>(32 * w + std::countr_zero(bits))];
@@ -140,7 +141,8 @@ TEST(DrawPositions, T15UniformOverSubsets) {
     std::map<std::uint32_t, int> counts;
     for (std::uint32_t update = 0; update < kUpdates; ++update) {
       Buffer<std::uint32_t> chosen(2);
-      ASSERT_EQ(kernels::cpu::draw_positions(serial(), arguments(topology, k, update, chosen.data())), Status::ok);
+      ASSERT_EQ(kernels::cpu::draw_positions(serial(), arguments(topology, k, update, chosen.data())),
+                Status::ok);
       ++counts[chosen[0] | chosen[1] << 4];
     }
     EXPECT_EQ(counts.size(), 10U);

@@ -98,7 +98,8 @@ struct DeviceTensor {
   }
 };
 
-// What the CPU kernel makes of it: the bits of the header's formula, by tests/cpp/kernels/adamw_step_test.cpp.
+// What the CPU kernel makes of it: the bits of the header's formula, by
+// tests/cpp/kernels/adamw_step_test.cpp.
 Tensor stepped(const Tensor& start) {
   Tensor want = start;
   const AdamWTensor tensor = want.on_host();
