@@ -20,16 +20,17 @@ struct CohortRow {
 //   g     = (maximize ? -grad : grad) + l2 * param              l2 != 0 is coupled decay (Adam, not AdamW)
 //   m     = m + (g - m) * (1 - beta1)
 //   v     = v * beta2 + ((1 - beta2) * g) * g
-//   param = param + ((-row.step_size * m) / (sqrt(v) / row.bc2_sqrt + eps) - row.decay * param)
+//   param = param + ((-row.step_size * m) / (sqrt(v) * (1 / row.bc2_sqrt) + eps) - row.decay * param)
 // The decay joins the update before it meets the parameter: torch's param * (1 - lr * weight_decay) rounds
 // the factor, which in fp32 is a relative error of up to 3e-8 in the same direction every step (1.4e-5 after
-// 1,000). The compute type is f64 for f64 params, else f32; every scalar ((1 - beta1), (1 - beta2), row, eps,
-// l2) is computed in double and rounded to it once; each operation above is rounded on its own (no FMA), so
-// all instruction sets give the same bits (those of torch's scalar code, but for its inexact sqrt). Moments
-// have the compute type. bf16 params with stochastic_rounding: the fp32 result x becomes the upper or lower
-// bf16 neighbour with probability by distance: bf16((bits(x) + (hash32(key, i) & 0xffff)) >> 16) with hash32
-// of rounding_hash.h, key = rounding_key of the tensor; non-finite x is rounded to nearest instead. Otherwise
-// rounding is to nearest even.
+// 1,000). The compute type is f64 for f64 params, else f32; every scalar ((1 - beta1), (1 - beta2), decay,
+// -step_size, 1 / bc2_sqrt, eps, l2) is computed in double and rounded to it once; each operation above is
+// rounded on its own (no FMA), so all instruction sets give the same bits. torch divides by bc2_sqrt, which
+// is as accurate and a third slower where memory is not the limit. Moments have the compute type. bf16 params
+// with stochastic_rounding: the fp32 result x becomes the upper or lower bf16 neighbour with probability by
+// distance: bf16((bits(x) + (hash32(key, i) & 0xffff)) >> 16) with hash32 of rounding_hash.h, key =
+// rounding_key of the tensor; non-finite x is rounded to nearest instead. Otherwise rounding is to nearest
+// even.
 struct AdamWTensor {
   void* param;
   const void* grad;

@@ -7,18 +7,26 @@
 
 namespace smet::kernels {
 
-// The finaliser of MurmurHash3 (Appleby, public domain): a bijection of 32 bits with full avalanche.
-static constexpr std::uint32_t mix32(std::uint32_t x) {
-  x = (x ^ (x >> 16)) * 0x85EBCA6BU;
-  x = (x ^ (x >> 13)) * 0xC2B2AE35U;
+inline constexpr std::uint32_t kMix1 = 0x85EBCA6B;
+inline constexpr std::uint32_t kMix2 = 0xC2B2AE35;
+
+// The finaliser of MurmurHash3 (Appleby, public domain), a bijection of 32 bits with full avalanche, with
+// `middle` added between its two rounds.
+static constexpr std::uint32_t mix32(std::uint32_t x, std::uint32_t middle) {
+  x = (x ^ (x >> 16)) * kMix1 + middle;
+  x = (x ^ (x >> 13)) * kMix2;
   return x ^ (x >> 16);
 }
 
-// hash32(key, i) = mix32(mix32(low32(i) ^ low32(key)) + high32(key) + high32(i) * 0x9E3779B9)
+// What hash32 adds for elements of the same 2^32.
+static constexpr std::uint32_t hash32_middle(std::uint64_t key, std::uint64_t i) {
+  return static_cast<std::uint32_t>(key >> 32) + static_cast<std::uint32_t>(i >> 32) * 0x9E3779B9U;
+}
+
+// hash32(key, i) = mix32(low32(i) ^ low32(key), high32(key) + high32(i) * 0x9E3779B9): for one key, 2^32
+// elements in a row get every number once.
 static constexpr std::uint32_t hash32(std::uint64_t key, std::uint64_t i) {
-  const std::uint32_t inner = mix32(static_cast<std::uint32_t>(i) ^ static_cast<std::uint32_t>(key));
-  const std::uint32_t high = static_cast<std::uint32_t>(i >> 32) * 0x9E3779B9U;
-  return mix32(inner + static_cast<std::uint32_t>(key >> 32) + high);
+  return mix32(static_cast<std::uint32_t>(i) ^ static_cast<std::uint32_t>(key), hash32_middle(key, i));
 }
 
 }  // namespace smet::kernels

@@ -50,7 +50,7 @@ void run_chunk(const AdamWTensor& tensor, std::int64_t begin, std::int64_t momen
   for (std::size_t row = 0; row < static_cast<std::size_t>(rows); ++row) {
     table[4 * row] = static_cast<Compute>(tensor.cohorts[row].decay);
     table[4 * row + 1] = static_cast<Compute>(-tensor.cohorts[row].step_size);
-    table[4 * row + 2] = static_cast<Compute>(tensor.cohorts[row].bc2_sqrt);
+    table[4 * row + 2] = static_cast<Compute>(1 / tensor.cohorts[row].bc2_sqrt);
     table[4 * row + 3] = 0;
   }
   const std::int64_t bytes = element_size(tensor.param_dtype) * begin;

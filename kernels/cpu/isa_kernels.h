@@ -89,7 +89,8 @@ struct ScoreKernels {
   void (*keep)(const KeepRun& run);
 };
 
-// One chunk of one tensor. Tables hold (decay, -step_size, bc2_sqrt, unused) per cohort in the compute type.
+// One chunk of one tensor. Tables hold (decay, -step_size, 1 / bc2_sqrt, unused) per cohort in the compute
+// type.
 struct AdamWChunk {
   void* param;
   const void* grad;

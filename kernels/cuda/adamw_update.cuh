@@ -18,7 +18,7 @@ __device__ __forceinline__ double square_root(double x) {
 // A cohort's row in the compute type; at[3] is unused and makes it one 16-byte access.
 template <typename Compute>
 struct alignas(16) StepRow {
-  Compute decay, step, bc2_sqrt, unused;  // step = -step_size
+  Compute decay, step, inverse_bc2_sqrt, unused;  // step = -step_size
 };
 
 // A tensor's numbers in the compute type.
@@ -38,7 +38,7 @@ template <typename Compute>
 __device__ __forceinline__ void load_rows(const CohortRow* cohorts, int count, StepRow<Compute>* rows) {
   for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
     rows[i] = {static_cast<Compute>(cohorts[i].decay), static_cast<Compute>(-cohorts[i].step_size),
-               static_cast<Compute>(cohorts[i].bc2_sqrt), Compute{0}};
+               static_cast<Compute>(1 / cohorts[i].bc2_sqrt), Compute{0}};
   }
   __syncthreads();
 }
@@ -64,7 +64,7 @@ template <typename Compute>
 __device__ __forceinline__ Compute updated_param(Compute param, Compute m, Compute root_v,
                                                  const StepRow<Compute>& row,
                                                  const StepScalars<Compute>& scalars) {
-  return param + ((row.step * m) / (root_v / row.bc2_sqrt + scalars.eps) - row.decay * param);
+  return param + ((row.step * m) / (root_v * row.inverse_bc2_sqrt + scalars.eps) - row.decay * param);
 }
 
 // bf16 of x with 16 random bits: up or down with probability by distance; non-finite x to nearest.

@@ -41,8 +41,9 @@ Moments updated(const AdamWTensor& tensor, std::int64_t i, float m, float v) {
 void move_param(const AdamWTensor& tensor, std::int64_t i, const Moments& moments) {
   const CohortRow& row = tensor.cohorts[tensor.cohort == nullptr ? 0 : tensor.cohort[i]];
   const auto param = static_cast<float>(load(tensor.param, tensor.param_dtype, i));
-  const float update = (static_cast<float>(-row.step_size) * moments.m) /
-                       (moments.root_v / static_cast<float>(row.bc2_sqrt) + static_cast<float>(tensor.eps));
+  const float update =
+      (static_cast<float>(-row.step_size) * moments.m) /
+      (moments.root_v * static_cast<float>(1 / row.bc2_sqrt) + static_cast<float>(tensor.eps));
   const float result = param + (update - static_cast<float>(row.decay) * param);
   if (tensor.param_dtype == DType::bf16 && tensor.stochastic_rounding) {
     static_cast<std::uint16_t*>(tensor.param)[i] = stochastic_bf16(result, noise_of(tensor.rounding_key, i));

@@ -25,8 +25,8 @@ bool has_nonfinite(const void* data, std::int64_t size) {
 
 extern const AdamWKernels kAdamWStep;
 const AdamWKernels kAdamWStep = {
-    {adamw_chunk<F32, FullMoments<F32>>, adamw_chunk<F64, FullMoments<F64>>,
-     adamw_chunk<Bf16, FullMoments<Bf16>>, adamw_chunk<F16, FullMoments<F16>>},
+    {adamw_chunk<F32, FullMoments<float>>, adamw_chunk<F64, FullMoments<double>>,
+     adamw_chunk<Bf16, FullMoments<float>>, adamw_chunk<F16, FullMoments<float>>},
     {has_nonfinite<F32>, has_nonfinite<F64>, has_nonfinite<Bf16>, has_nonfinite<F16>},
 };
 

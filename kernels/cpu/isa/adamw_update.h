@@ -5,9 +5,8 @@
 #pragma once
 
 #include "kernels/cpu/isa/cohort_rows.h"
+#include "kernels/cpu/isa/moments.h"
 #include "kernels/cpu/isa_kernels.h"
-#include "kernels/half.h"
-#include "kernels/rounding_hash.h"
 
 namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
 namespace {
@@ -49,81 +48,43 @@ struct Scalars {
   Compute beta2, one_minus_beta1, one_minus_beta2, eps, l2, sign;
 };
 
-// hash32(key, first + lane) for the lanes of one group. Groups begin at multiples of kGroup, so only the low
-// word of the index differs between lanes.
-struct GroupHash {
-  std::uint32_t low, key, high;
-
-  GroupHash(std::uint64_t key64, std::uint64_t first)
-      : low(static_cast<std::uint32_t>(first)),
-        key(static_cast<std::uint32_t>(key64)),
-        high(static_cast<std::uint32_t>(key64 >> 32) +
-             static_cast<std::uint32_t>(first >> 32) * 0x9E3779B9U) {}
-  std::uint32_t operator()(int lane) const {
-    return mix32(mix32((low + static_cast<std::uint32_t>(lane)) ^ key) + high);
+// The formula's first two lines and its last, for elements [0, count), count <= kGroup, moments in the
+// compute type.
+template <typename Type, bool coupled>
+[[gnu::always_inline]] inline void update_moments(const typename Type::Storage* __restrict param,
+                                                  const typename Type::Storage* __restrict grad,
+                                                  typename Type::Compute* __restrict exp_avg,
+                                                  typename Type::Compute* __restrict exp_avg_sq,
+                                                  const Scalars<typename Type::Compute>& scalars, int count) {
+  using Compute = typename Type::Compute;
+  for (int i = 0; i < count; ++i) {
+    Compute g = Type::load(grad[i]) * scalars.sign;
+    if constexpr (coupled) g = g + scalars.l2 * Type::load(param[i]);
+    exp_avg[i] = exp_avg[i] + (g - exp_avg[i]) * scalars.one_minus_beta1;
+    exp_avg_sq[i] = exp_avg_sq[i] * scalars.beta2 + (scalars.one_minus_beta2 * g) * g;
   }
-};
-
-// bf16(bits + the low 16 bits of noise): up or down with probability by distance. Infinity stays, and a NaN,
-// which as a result of arithmetic is a quiet one, is truncated to one.
-inline std::uint32_t stochastic_bf16(float x, std::uint32_t noise) {
-  return (float_bits(x) + (x == x ? noise & 0xFFFFU : 0)) >> 16;
 }
 
-// How moments are stored: as they are computed, or as adamw_compact.h says.
-template <typename Type>
-struct FullMoments {
-  using Compute = typename Type::Compute;
-  using Storage = Compute;
-  static Compute load(Storage x) { return x; }
-  static std::uint32_t noise(const GroupHash& /*hash*/, int /*lane*/) { return 0; }
-  static Storage store_m(Compute m, std::uint32_t /*noise*/) { return m; }
-  static Storage store_v(Compute v, std::uint32_t /*noise*/) { return v; }
-};
-struct Bf16Moments {
-  using Storage = std::uint16_t;
-  static float load(Storage x) { return bf16_to_f32(x); }
-  static std::uint32_t noise(const GroupHash& hash, int lane) { return hash(lane); }
-  static Storage store_m(float m, std::uint32_t noise) {
-    return static_cast<Storage>(stochastic_bf16(m, noise));
-  }
-  static Storage store_v(float v, std::uint32_t noise) {
-    const std::uint32_t code = stochastic_bf16(v, noise >> 16);
-    const std::uint32_t least = float_bits(v) != 0 ? 1 : 0;  // a live v stays live
-    return static_cast<Storage>(code < least ? least : code);
-  }
-};
-
-// Elements [0, count), count <= kGroup.
-template <typename Type, typename Moments, Rounding rounding, bool coupled>
-[[gnu::always_inline]] inline void update(typename Type::Storage* __restrict param,
-                                          const typename Type::Storage* __restrict grad,
-                                          typename Moments::Storage* __restrict exp_avg,
-                                          typename Moments::Storage* __restrict exp_avg_sq,
-                                          const Rows<typename Type::Compute>& rows,
-                                          const Scalars<typename Type::Compute>& scalars, int count,
-                                          const GroupHash& param_hash, const GroupHash& moment_hash) {
+template <typename Type, Rounding rounding>
+[[gnu::always_inline]] inline void move_param(typename Type::Storage* __restrict param,
+                                              const typename Type::Compute* __restrict exp_avg,
+                                              const typename Type::Compute* __restrict exp_avg_sq,
+                                              const Rows<typename Type::Compute>& rows,
+                                              const Scalars<typename Type::Compute>& scalars, int count,
+                                              const GroupHash& hash) {
   using Compute = typename Type::Compute;
   for (int i = 0; i < count; ++i) {
     const Compute p = Type::load(param[i]);
-    Compute g = Type::load(grad[i]) * scalars.sign;
-    if constexpr (coupled) g = g + scalars.l2 * p;
-    const Compute old_m = Moments::load(exp_avg[i]);
-    const Compute m = old_m + (g - old_m) * scalars.one_minus_beta1;
-    const Compute v = Moments::load(exp_avg_sq[i]) * scalars.beta2 + (scalars.one_minus_beta2 * g) * g;
     Compute root;
     if constexpr (sizeof(Compute) == 8) {
-      root = __builtin_sqrt(v);
+      root = __builtin_sqrt(exp_avg_sq[i]);
     } else {
-      root = __builtin_sqrtf(v);
+      root = __builtin_sqrtf(exp_avg_sq[i]);
     }
-    const Compute change = (rows.step[i] * m) / (root / rows.bc2_sqrt[i] + scalars.eps) - rows.decay[i] * p;
-    const Compute result = p + change;
-    const std::uint32_t noise = Moments::noise(moment_hash, i);
-    exp_avg[i] = Moments::store_m(m, noise);
-    exp_avg_sq[i] = Moments::store_v(v, noise);
+    const Compute denominator = root * rows.inverse_bc2_sqrt[i] + scalars.eps;
+    const Compute result = p + ((rows.step[i] * exp_avg[i]) / denominator - rows.decay[i] * p);
     if constexpr (rounding == Rounding::stochastic) {
-      param[i] = static_cast<std::uint16_t>(stochastic_bf16(result, param_hash(i)));
+      param[i] = static_cast<std::uint16_t>(stochastic_bf16(result, hash(i)));
     } else {
       param[i] = Type::store(result);
     }
@@ -154,8 +115,13 @@ void run_chunk(const AdamWChunk& chunk) {
   broadcast_row(table, held, rows);
   const auto update_at = [&](std::int64_t i, int count) __attribute__((always_inline)) {
     const auto first = static_cast<std::uint64_t>(chunk.first + i);
-    update<Type, Moments, rounding, coupled>(param + i, grad + i, exp_avg + i, exp_avg_sq + i, rows, scalars,
-                                             count, {chunk.rounding_key, first}, {chunk.moment_key, first});
+    alignas(64) Compute m[kGroup];
+    alignas(64) Compute v[kGroup];
+    Moments::load(exp_avg + i, exp_avg_sq + i, count, m, v);
+    update_moments<Type, coupled>(param + i, grad + i, m, v, scalars, count);
+    // Before the root and the quotients, which keep the processor waiting: it rounds meanwhile.
+    Moments::store(m, v, {chunk.moment_key, first}, count, exp_avg + i, exp_avg_sq + i);
+    move_param<Type, rounding>(param + i, m, v, rows, scalars, count, {chunk.rounding_key, first});
   };
 
   std::int64_t i = 0;

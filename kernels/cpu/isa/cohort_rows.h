@@ -15,7 +15,7 @@ template <typename Compute>
 struct Rows {
   alignas(64) Compute decay[kGroup];
   alignas(64) Compute step[kGroup];  // -step_size
-  alignas(64) Compute bc2_sqrt[kGroup];
+  alignas(64) Compute inverse_bc2_sqrt[kGroup];
 };
 
 template <typename Compute>
@@ -24,7 +24,7 @@ inline void broadcast_row(const Compute* table, int id, Rows<Compute>& rows) {
   for (int lane = 0; lane < kGroup; ++lane) {
     rows.decay[lane] = row[0];
     rows.step[lane] = row[1];
-    rows.bc2_sqrt[lane] = row[2];
+    rows.inverse_bc2_sqrt[lane] = row[2];
   }
 }
 
@@ -34,7 +34,7 @@ inline void look_up(const Compute* table, const std::uint8_t* ids, int count, Ro
     const Compute* row = table + std::int64_t{4} * ids[lane];
     rows.decay[lane] = row[0];
     rows.step[lane] = row[1];
-    rows.bc2_sqrt[lane] = row[2];
+    rows.inverse_bc2_sqrt[lane] = row[2];
   }
 }
 
@@ -48,7 +48,7 @@ inline __m256 load_rows(const float* table, std::int64_t low, std::int64_t high)
 
 // Eight rows of four floats, transposed: three registers of eight lanes.
 inline void look_up_8(const float* table, const std::uint8_t* ids, float* decay, float* step,
-                      float* bc2_sqrt) {
+                      float* inverse_bc2_sqrt) {
   const __m256 rows04 = load_rows(table, ids[0], ids[4]);
   const __m256 rows15 = load_rows(table, ids[1], ids[5]);
   const __m256 rows26 = load_rows(table, ids[2], ids[6]);
@@ -59,20 +59,20 @@ inline void look_up_8(const float* table, const std::uint8_t* ids, float* decay,
   const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(rows26, rows37));
   _mm256_storeu_ps(decay, _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23)));
   _mm256_storeu_ps(step, _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23)));
-  _mm256_storeu_ps(bc2_sqrt, _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)));
+  _mm256_storeu_ps(inverse_bc2_sqrt, _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)));
 }
 
 template <>
 inline void look_up<float>(const float* table, const std::uint8_t* ids, int count, Rows<float>& rows) {
   int lane = 0;
   for (; lane + 8 <= count; lane += 8) {
-    look_up_8(table, ids + lane, rows.decay + lane, rows.step + lane, rows.bc2_sqrt + lane);
+    look_up_8(table, ids + lane, rows.decay + lane, rows.step + lane, rows.inverse_bc2_sqrt + lane);
   }
   for (; lane < count; ++lane) {
     const float* row = table + std::int64_t{4} * ids[lane];
     rows.decay[lane] = row[0];
     rows.step[lane] = row[1];
-    rows.bc2_sqrt[lane] = row[2];
+    rows.inverse_bc2_sqrt[lane] = row[2];
   }
 }
 

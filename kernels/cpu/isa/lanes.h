@@ -52,6 +52,11 @@ inline __m128i narrow_bf16(__m256i bits) {
   return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 }
 
+// Sixteen lanes of 32 bits, all below 2^16, as sixteen of 16.
+inline __m256i narrow_16(__m256i low, __m256i high) {
+  return _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xD8);
+}
+
 // Lane b: the next value where bit b of `byte` is set, else the lane of `other`.
 inline __m256i expand_lanes(__m256i values, __m256i other, std::uint32_t byte) {
   const __m256i index = lane_indices(kLookup.expand[byte]);

@@ -16,7 +16,7 @@ inline std::int64_t decode_words(const std::uint32_t* words, std::int64_t count,
 #ifdef __AVX2__
   if (!sparse) {
     for (std::int64_t w = 0; w < count; ++w) {
-      for (int byte = 0; byte < 4; ++byte) {
+      for (std::int64_t byte = 0; byte < 4; ++byte) {
         const std::uint32_t bits = words[w] >> (8 * byte) & 0xFFU;
         const auto base = static_cast<short>(w * kWordBits + 8 * byte);
         const __m128i lanes = _mm_cvtepu8_epi16(load_64(kLookup.compress[bits]));

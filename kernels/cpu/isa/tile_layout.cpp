@@ -178,11 +178,12 @@ void narrow(const float* from, void* to, std::int64_t size) {
 
 }  // namespace
 
-#define SMET_STORAGES(kernel) \
-  { kernel<Storage::f32>, kernel<Storage::bf16>, kernel<Storage::f16> }
-
 extern const TileLayout kTileLayout;
-const TileLayout kTileLayout = {SMET_STORAGES(pack), SMET_STORAGES(unpack), SMET_STORAGES(widen),
-                                SMET_STORAGES(narrow)};
+const TileLayout kTileLayout = {
+    {pack<Storage::f32>, pack<Storage::bf16>, pack<Storage::f16>},
+    {unpack<Storage::f32>, unpack<Storage::bf16>, unpack<Storage::f16>},
+    {widen<Storage::f32>, widen<Storage::bf16>, widen<Storage::f16>},
+    {narrow<Storage::f32>, narrow<Storage::bf16>, narrow<Storage::f16>},
+};
 
 }  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE

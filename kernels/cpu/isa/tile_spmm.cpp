@@ -21,7 +21,7 @@ inline void spmm_row(const SpmmRun& run, std::int64_t row, std::int64_t part) {
   if (run.accumulate && k == end) return;
   Vector sum[kWays][kVectors];
 #pragma GCC unroll 16
-  for (int v = 0; v < kVectors; ++v) {
+  for (std::int64_t v = 0; v < kVectors; ++v) {
     sum[0][v] = run.accumulate ? load_aligned(y + v * kLanes) : Vector{};
 #pragma GCC unroll 16
     for (int way = 1; way < kWays; ++way) sum[way][v] = Vector{};
@@ -32,18 +32,19 @@ inline void spmm_row(const SpmmRun& run, std::int64_t row, std::int64_t part) {
       const float weight = run.values[k + static_cast<std::uint32_t>(way)];
       const float* const tokens = x + std::int64_t{cols[k + static_cast<std::uint32_t>(way)]} * run.width;
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) sum[way][v] += weight * load_aligned(tokens + v * kLanes);
+      for (std::int64_t v = 0; v < kVectors; ++v) sum[way][v] += weight * load_aligned(tokens + v * kLanes);
     }
   }
   if constexpr (kWays > 1) {
     for (; k < end; ++k) {
       const float* const tokens = x + std::int64_t{cols[k]} * run.width;
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) sum[0][v] += run.values[k] * load_aligned(tokens + v * kLanes);
+      for (std::int64_t v = 0; v < kVectors; ++v)
+        sum[0][v] += run.values[k] * load_aligned(tokens + v * kLanes);
     }
   }
 #pragma GCC unroll 16
-  for (int v = 0; v < kVectors; ++v) {
+  for (std::int64_t v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 16
     for (int way = 1; way < kWays; ++way) sum[0][v] += sum[way][v];
     store_aligned(y + v * kLanes, sum[0][v]);
@@ -54,7 +55,7 @@ inline void spmm_row(const SpmmRun& run, std::int64_t row, std::int64_t part) {
 template <int kTokens>
 void spmm(const SpmmRun& run) {
   constexpr int kVectors = kTokens / kLanes < kSums ? kTokens / kLanes : kSums;
-  for (std::int64_t part = 0; part < run.width; part += kVectors * kLanes) {
+  for (std::int64_t part = 0; part < run.width; part += std::int64_t{kVectors} * kLanes) {
     for (std::int64_t row = 0; row < run.panel.rows; ++row) spmm_row<kVectors>(run, row, part);
   }
 }

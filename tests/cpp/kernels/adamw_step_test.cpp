@@ -104,7 +104,7 @@ void plain_step(Tensor& tensor) {
     v = v * scalar(o.beta2);
     v = v + t;
     volatile Compute denominator = std::sqrt(v);
-    denominator = denominator / scalar(row.bc2_sqrt);
+    denominator = denominator * scalar(1 / row.bc2_sqrt);
     denominator = denominator + scalar(o.eps);
     t = scalar(-row.step_size) * m;
     t = t / denominator;

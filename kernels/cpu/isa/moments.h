@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// How the moments of one group of weights are read and stored: as they are computed, or as bf16 rounded at
+// random (adamw_compact.h). Only for kernels/cpu/isa: everything is in an unnamed namespace (see
+// isa_kernels.h).
+#pragma once
+
+#include "kernels/cpu/isa/cohort_rows.h"
+#include "kernels/half.h"
+#include "kernels/rounding_hash.h"
+
+namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
+namespace {
+
+// hash32(key, first + lane) for the lanes of one group. Groups begin at multiples of kGroup, so a lane is
+// or-ed, hence xor-ed, into the low word of the index, and the high word is everybody's.
+struct GroupHash {
+  std::uint32_t low, middle;
+
+  GroupHash(std::uint64_t key, std::uint64_t first)
+      : low(static_cast<std::uint32_t>(first) ^ static_cast<std::uint32_t>(key)),
+        middle(hash32_middle(key, first)) {}
+  std::uint32_t operator()(int lane) const { return mix32(low ^ static_cast<std::uint32_t>(lane), middle); }
+};
+
+// bf16(bits + the low 16 bits of noise): up or down with probability by distance. Infinity stays, and a NaN,
+// which as a result of arithmetic is a quiet one, is truncated to one.
+inline std::uint32_t stochastic_bf16(float x, std::uint32_t noise) {
+  return (float_bits(x) + (x == x ? noise & 0xFFFFU : 0)) >> 16;
+}
+
+// In the compute type.
+template <typename Compute>
+struct FullMoments {
+  using Storage = Compute;
+
+  [[gnu::always_inline]] static void load(const Storage* __restrict exp_avg,
+                                          const Storage* __restrict exp_avg_sq, int count,
+                                          Compute* __restrict m, Compute* __restrict v) {
+    for (int i = 0; i < count; ++i) m[i] = exp_avg[i];
+    for (int i = 0; i < count; ++i) v[i] = exp_avg_sq[i];
+  }
+  [[gnu::always_inline]] static void store(const Compute* __restrict m, const Compute* __restrict v,
+                                           const GroupHash& /*hash*/, int count, Storage* __restrict exp_avg,
+                                           Storage* __restrict exp_avg_sq) {
+    for (int i = 0; i < count; ++i) exp_avg[i] = m[i];
+    for (int i = 0; i < count; ++i) exp_avg_sq[i] = v[i];
+  }
+};
+
+struct Bf16Moments {
+  using Storage = std::uint16_t;
+
+  [[gnu::always_inline]] static void load(const Storage* __restrict exp_avg,
+                                          const Storage* __restrict exp_avg_sq, int count,
+                                          float* __restrict m, float* __restrict v) {
+#ifdef __AVX2__
+    if (count == kGroup) {
+      widen_group(exp_avg, m);
+      widen_group(exp_avg_sq, v);
+      return;
+    }
+#endif
+    for (int i = 0; i < count; ++i) m[i] = bf16_to_f32(exp_avg[i]);
+    for (int i = 0; i < count; ++i) v[i] = bf16_to_f32(exp_avg_sq[i]);
+  }
+
+  [[gnu::always_inline]] static void store(const float* __restrict m, const float* __restrict v,
+                                           const GroupHash& hash, int count, Storage* __restrict exp_avg,
+                                           Storage* __restrict exp_avg_sq) {
+#ifdef __AVX2__
+    if (count == kGroup) return narrow_group(m, v, hash, exp_avg, exp_avg_sq);
+#endif
+    for (int i = 0; i < count; ++i) {
+      const std::uint32_t noise = hash(i);
+      const std::uint32_t code = stochastic_bf16(v[i], noise >> 16);
+      const std::uint32_t least = float_bits(v[i]) != 0 ? 1 : 0;  // a live v stays live
+      exp_avg[i] = static_cast<Storage>(stochastic_bf16(m[i], noise));
+      exp_avg_sq[i] = static_cast<Storage>(code < least ? least : code);
+    }
+  }
+
+#ifdef __AVX2__
+ private:
+  // The loops above on a whole group, by hand: the compiler's mixture of 16 and 32 bits takes half as long
+  // again.
+  static void widen_group(const Storage* from, float* to) {
+    store_256(to, widen_bf16(load_128(from)));
+    store_256(to + 8, widen_bf16(load_128(from + 8)));
+  }
+  static __m256i broadcast(std::uint32_t x) {
+    return _mm256_set1_epi32(static_cast<int>(x));
+  }
+  static __m256i shift_xor(__m256i x, int bits) {
+    return _mm256_xor_si256(x, _mm256_srli_epi32(x, bits));
+  }
+  static __m256i eight_hashes(const GroupHash& hash, int first) {
+    const __m256i lanes =
+        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
+    __m256i x = _mm256_xor_si256(lanes, broadcast(hash.low));
+    x = _mm256_add_epi32(_mm256_mullo_epi32(shift_xor(x, 16), broadcast(kMix1)), broadcast(hash.middle));
+    x = _mm256_mullo_epi32(shift_xor(x, 13), broadcast(kMix2));
+    return shift_xor(x, 16);
+  }
+  // stochastic_bf16 of eight; the noise has 16 bits.
+  static __m256i round(const float* from, __m256i noise) {
+    const __m256 x = _mm256_load_ps(from);
+    const __m256i is_number = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_ORD_Q));
+    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_and_si256(noise, is_number)),
+                             16);
+  }
+  static void narrow_group(const float* m, const float* v, const GroupHash& hash, Storage* exp_avg,
+                           Storage* exp_avg_sq) {
+    __m256i codes_m[2];
+    __m256i codes_v[2];
+    for (int half = 0; half < 2; ++half) {
+      const __m256i noise = eight_hashes(hash, 8 * half);
+      codes_m[half] = round(m + 8 * half, _mm256_and_si256(noise, broadcast(0xFFFF)));
+      const __m256i code = round(v + 8 * half, _mm256_srli_epi32(noise, 16));
+      codes_v[half] = _mm256_max_epu32(code, _mm256_min_epu32(load_256(v + 8 * half), broadcast(1)));
+    }
+    store_256(exp_avg, narrow_16(codes_m[0], codes_m[1]));
+    store_256(exp_avg_sq, narrow_16(codes_v[0], codes_v[1]));
+  }
+#endif
+};
+
+}  // namespace
+}  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE
