@@ -181,7 +181,7 @@ Status sparse_linear(const Executor& executor, const SparseLinearArgs& args) try
   if (!storage_of(args.dtype, storage)) return Status::unsupported_dtype;
   const Pattern& pattern = args.pattern;
   if (args.tokens == 0 || pattern.rows == 0) return Status::ok;
-  const Call call = {executor, *kernels, storage, tile_shape(pattern, args.tokens)};
+  const Call call = {executor, *kernels, storage, tile_shape(pattern, args.tokens, executor.threads)};
   const TilePlan plan(executor, *kernels, pattern, Side::rows, call.shape.product, args.values, args.dtype);
   const Scratch<float> bias(args.bias == nullptr ? 0 : pattern.rows);
   if (args.bias != nullptr) {
@@ -204,7 +204,7 @@ Status sparse_linear_backward(const Executor& executor, const SparseLinearBackwa
   if (kernels == nullptr) return Status::unsupported_isa;
   Storage storage{};
   if (!storage_of(args.dtype, storage)) return Status::unsupported_dtype;
-  const Call call = {executor, *kernels, storage, tile_shape(args.pattern, args.tokens)};
+  const Call call = {executor, *kernels, storage, tile_shape(args.pattern, args.tokens, executor.threads)};
   if (args.dvalues == nullptr || storage == Storage::f32) {
     backward(call, args, static_cast<float*>(args.dvalues));
     return Status::ok;

@@ -32,7 +32,8 @@ struct TileShape {
 };
 
 // The shape for a pattern of this density and number of tokens; the measurements stand beside the numbers.
-TileShape tile_shape(const Pattern& pattern, std::int64_t tokens);
+// Threads decide how many blocks there are and nothing else: no sum's order depends on that.
+TileShape tile_shape(const Pattern& pattern, std::int64_t tokens, std::int64_t threads);
 
 // Panel and block counts of a rows x cols product.
 struct TileGrid {

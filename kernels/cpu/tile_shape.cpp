@@ -13,7 +13,17 @@ namespace smet::kernels::cpu {
 //   gradient  two panels of 96 columns, for two tiles of dy, and one row of each fit the L1: .48 at d = .25
 //             against .57 with one panel of 128, .26 at d = .1 against .38 with one of 256.
 //   block     of the gradient: at least 32 weights of a column, so that a panel's loading pays.
-TileShape tile_shape(const Pattern& pattern, std::int64_t tokens) {
+namespace {
+
+// At least one block of rows for every thread, as far as there are rows: to decode, and for the values
+// gradient, which has no other units.
+std::int64_t shared(std::int64_t block, std::int64_t rows, std::int64_t threads) {
+  return std::min(block, std::max(kWordColumns, (rows + threads - 1) / threads));
+}
+
+}  // namespace
+
+TileShape tile_shape(const Pattern& pattern, std::int64_t tokens, std::int64_t threads) {
   const double positions = static_cast<double>(pattern.rows) * static_cast<double>(pattern.cols);
   const double density = positions > 0 ? static_cast<double>(pattern.nnz) / positions : 0;
   constexpr std::int64_t kNoPanel = std::int64_t{1} << 15;  // columns are 16-bit
@@ -24,6 +34,8 @@ TileShape tile_shape(const Pattern& pattern, std::int64_t tokens) {
   // Few tokens: narrower tiles, so that less of them is padding.
   while (shape.width > 16 && shape.width / 2 >= tokens) shape.width /= 2;
   while (kPassTokens[shape.pass] > shape.width) --shape.pass;
+  shape.product.block = shared(shape.product.block, std::min(pattern.rows, pattern.cols), threads);
+  shape.gradient.block = shared(shape.gradient.block, pattern.rows, threads);
   return shape;
 }
 
