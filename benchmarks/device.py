@@ -15,6 +15,7 @@ import time
 import torch
 
 import smet
+from smet.device_bounds import GPUS
 
 GIGA = 1e9
 
@@ -27,9 +28,8 @@ def arguments():
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--check", action="store_true", help="small shapes, one round, compare results")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument(
-        "--bandwidth", type=float, default=3350.0, help="peak of the device in GB/s (H100: 3350)"
-    )
+    peaks = ", ".join(f"{gpu.name}: {gpu.bandwidth / GIGA:.0f}" for gpu in GPUS.values())
+    parser.add_argument("--bandwidth", type=float, default=3350.0, help=f"peak in GB/s ({peaks})")
     return parser.parse_args()
 
 

@@ -56,8 +56,7 @@ void compare(benchmark::State& state, int64_t out, int64_t in, double density, i
 int main(int argc, char** argv) {
   constexpr int64_t kShapes[][2] = {{2048, 768},  {768, 2048},  {768, 768},
                                     {2736, 1024}, {2048, 2048}, {5461, 2048}};
-  for (const smet::ops::Algorithm& row : smet::ops::algorithm_table()) {
-    if (row.device != c10::DeviceType::CPU) continue;
+  for (const smet::ops::Algorithm& row : smet::ops::algorithm_table(c10::DeviceType::CPU)) {
     for (const auto& [out, in] : kShapes) {
       const std::string name =
           std::string(row.name) + "/" + std::to_string(out) + "x" + std::to_string(in) + "/d:0.25/T:512";

@@ -18,7 +18,11 @@ endif()
 string(REGEX REPLACE "[^/]+" ".." SMET_ROOT_FROM_CONFIG "${_smet_cmake_dir}")
 
 # First where a wheel puts torch beside smet, then where torch was found at build time.
-set_target_properties(smet PROPERTIES INSTALL_RPATH "$ORIGIN/../../torch/lib;${SMET_TORCH_DIR}/lib")
+set(_smet_rpath "$ORIGIN/../../torch/lib" "${SMET_TORCH_DIR}/lib")
+if(SMET_CUDA)  # the CUDA libraries that torch's wheel brings
+  list(APPEND _smet_rpath "$ORIGIN/../../nvidia/cu13/lib" "${SMET_TORCH_DIR}/../nvidia/cu13/lib")
+endif()
+set_target_properties(smet PROPERTIES INSTALL_RPATH "${_smet_rpath}")
 install(TARGETS smet LIBRARY DESTINATION "${_smet_prefix}${SMET_LIB_DIR}")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/smet" DESTINATION "${_smet_prefix}${SMET_INCLUDE_DIR}")
 

@@ -4,6 +4,7 @@
 set(SMET_CUDA_SOURCES
   adamw_compact.cu
   adamw_step.cu
+  csr_columns.cu
   expand.cu
   gather.cu
   grad_topk.cu

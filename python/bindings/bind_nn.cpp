@@ -62,9 +62,7 @@ void bind_nn(py::module_& module) {
       [](const std::string& device) {
         const c10::DeviceType type = c10::Device(device).type();
         std::vector<std::string> names;
-        for (const ops::Algorithm& row : ops::algorithm_table()) {
-          if (row.device == type) names.emplace_back(row.name);
-        }
+        for (const ops::Algorithm& row : ops::algorithm_table(type)) names.emplace_back(row.name);
         return names;
       },
       "Names of the algorithm table's rows for a device, in the order in which `auto` tries them.");

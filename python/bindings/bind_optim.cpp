@@ -4,6 +4,7 @@
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -70,8 +71,8 @@ std::int64_t* step_counter(const py::dict& state, const std::string& name) {
 }
 
 // groups: [(options, [Item])]. One operator call for all of them; the steps move only after it.
-void compact_adamw_step(const std::vector<std::pair<py::dict, std::vector<Item>>>& groups,
-                        bool check_finite) {
+void compact_adamw_step(const std::vector<std::pair<py::dict, std::vector<Item>>>& groups, bool check_finite,
+                        const std::optional<Tensor>& found_inf, const std::optional<Tensor>& grad_scale) {
   std::vector<AdamWHyper> hypers;
   hypers.reserve(groups.size());  // StepCall keeps references
   std::vector<std::int64_t*> steps;
@@ -95,7 +96,7 @@ void compact_adamw_step(const std::vector<std::pair<py::dict, std::vector<Item>>
   }
   {
     const py::gil_scoped_release no_gil;
-    call.run(check_finite);
+    call.run(check_finite, found_inf, grad_scale);
   }
   for (std::int64_t* step : steps) ++*step;
 }
@@ -111,8 +112,11 @@ void bind_optim(py::module_& module) {
   module.def("check_cohorts", &check_cohorts, py::arg("cohort"), py::arg("births"), py::arg("n"),
              py::arg("step"), py::arg("name"),
              "Raises ValueError unless loaded cohorts and births fit n weights at that step.");
-  module.def("compact_adamw_step", &compact_adamw_step, py::arg("groups"), py::arg("check_finite"),
-             "One AdamW step of every (options, [(param, state, name, index)]); nothing changes on error.");
+  module.def(
+      "compact_adamw_step", &compact_adamw_step, py::arg("groups"), py::arg("check_finite"),
+      py::arg("found_inf") = py::none(), py::arg("grad_scale") = py::none(),
+      "One AdamW step of every (options, [(param, state, name, index)]); nothing changes on error. Where "
+      "found_inf is not 0 only the counters move.");
   module.def(
       "first_nonfinite", [](const std::vector<Tensor>& tensors) { return ops::first_nonfinite(tensors); },
       py::arg("tensors"), py::call_guard<py::gil_scoped_release>(),

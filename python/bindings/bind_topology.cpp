@@ -271,6 +271,7 @@ void bind_engine(py::module_& module) {
       .def("stalled", &TopologyEngine::stalled)
       .def("due", &TopologyEngine::due)
       .def("advance", &TopologyEngine::advance)
+      .def("settle", &TopologyEngine::settle)
       .def(
           "update",
           [](TopologyEngine& engine, const std::vector<LayerView>& layers, OptimizerStep optimizer_step) {

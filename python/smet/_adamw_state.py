@@ -22,9 +22,29 @@ COHORT_IDS = 256
 CALLABLE = "callable"  # how a callable age schedule is written in a state dict
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _COHORTS = ("cohort", "births")
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 State = dict[str, Any]
 Group = dict[str, Any]
+
+
+def check_params(params: list[Any], options: dict[str, Any]) -> None:
+    """Raises ValueError for a parameter listed twice, TypeError for one of a dtype that is not trained."""
+    seen: set[int] = set()
+    for param in params:
+        if id(param) in seen:
+            raise ValueError("a parameter group with duplicate parameters: pass every parameter once")
+        seen.add(id(param))
+        if isinstance(param, Tensor) and param.dtype not in _DTYPES:
+            raise TypeError(
+                f"CompactAdamW got a parameter of dtype {param.dtype}; expected float32, float64, bfloat16 "
+                "or float16"
+            )
+        if isinstance(param, Tensor) and param.dtype == torch.float64 and options["moments"] == "bf16":
+            raise TypeError(
+                'CompactAdamW got a float64 parameter and moments="bf16"; expected moments="fp32", with '
+                "which a float64 parameter has float64 moments. Put it into a group of its own"
+            )
 
 
 def moment_dtype(dtype: torch.dtype, moments: str) -> torch.dtype:

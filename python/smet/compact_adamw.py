@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from smet import _C
 from smet import _adamw_state as adamw_state
 from smet import _processes as processes
+from smet._grad_scaler import CountedStep
 from smet._names import canonical_name
 from smet._sharded import check_not_sharded, local_parameter
 
@@ -70,6 +71,12 @@ class CompactAdamW(torch.optim.Optimizer):
             not come: "default" (torch.distributed's default group, where there is one), a group, or None
             (each process for itself).
 
+    Under torch.amp.GradScaler the scaler looks at the gradients, and `on_nonfinite` has no say. Where all
+    parameters are on a GPU, the kernels read its scale and its verdict there; gradients stay scaled unless
+    scaler.unscale_ was called. A skipped step counts until the next one begins (or `settle`, `state_dict` or
+    a due topology update asks): then its verdict has reached the host, and the count, with ages and the
+    topology's clock, goes back. Results are those of a run that waits for every verdict.
+
     Parameters without a gradient, or with requires_grad=False, are skipped and their step stands still.
     State exists from construction (of a frozen parameter, from its first update).
     state[p]: step (int64 scalar, CPU), exp_avg, exp_avg_sq, and for values cohort (uint8 [n]) and births
@@ -77,7 +84,11 @@ class CompactAdamW(torch.optim.Optimizer):
     """
 
     on_nonfinite: str
-    skipped_steps: int  # since this object was built
+    skipped_steps: int  # since this object was built; of steps that are settled
+    # torch's convention: True makes GradScaler.step call step() with `found_inf` and `grad_scale` set on this
+    # object, float32 scalars on the device, and delete them after it.
+    _step_supports_amp_scaling: bool
+    _counted: CountedStep | None = None  # the last step, while its verdict is on the way
     _model: weakref.ref[nn.Module] | None = None
     _watched: tuple[tuple[weakref.ref[nn.Module], str, str, Tensor], ...] = ()
 
@@ -146,12 +157,19 @@ class CompactAdamW(torch.optim.Optimizer):
             params = param_group["params"]
             if not isinstance(params, Tensor | set):
                 param_group["params"] = params = list(params)
-                _check_params([entry[1] if isinstance(entry, tuple) else entry for entry in params], options)
+                adamw_state.check_params(
+                    [entry[1] if isinstance(entry, tuple) else entry for entry in params], options
+                )
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for param in group["params"]:
             if param.requires_grad:
                 self.state[param] = adamw_state.new_state(param, group["moments"])
+        self._step_supports_amp_scaling = self._on_gpu()
+
+    def _on_gpu(self) -> bool:
+        # On the CPU a GradScaler's own way costs no wait: it divides the gradients in place and skips step().
+        return all(param.is_cuda for group in self.param_groups for param in group["params"])
 
     def _watch(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
@@ -200,6 +218,7 @@ class CompactAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_watched()
+        self.settle()
         calls = []
         index = 0
         for group in self.param_groups:
@@ -215,6 +234,13 @@ class CompactAdamW(torch.optim.Optimizer):
             index += len(group["params"])
             if items:
                 calls.append((group, items))
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None:
+            grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+            _C.compact_adamw_step(calls, False, found_inf, grad_scale)
+            counters = [state["step"] for _, items in calls for _, state, _, _ in items]
+            self._counted = CountedStep(found_inf, counters)
+            return loss
         group = processes.group_of(self._process_group)
         if self.on_nonfinite == "skip" or (self.on_nonfinite == "raise" and group is not None):
             if not self._all_finite([item for _, items in calls for item in items], group):
@@ -223,6 +249,21 @@ class CompactAdamW(torch.optim.Optimizer):
         else:
             _C.compact_adamw_step(calls, self.on_nonfinite == "raise")
         return loss
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known that the last step happened: not always so under a GradScaler on a GPU."""
+        return self._counted is None
+
+    def settle(self) -> None:
+        """Wait until it is known whether the device skipped the last step; if so, take its count back."""
+        counted, self._counted = self._counted, None
+        if counted is not None and counted.settle():
+            self._count_skipped("a GradScaler found NaN or infinity in a gradient")
+
+    def _count_skipped(self, why: str) -> None:
+        self.skipped_steps += 1
+        _LOG.warning("step skipped: %s (%d skipped so far)", why, self.skipped_steps)
 
     def _all_finite(self, items: list[Any], group: Any) -> bool:
         """Whether every gradient of every process is finite; else raises, or counts a skipped step."""
@@ -239,18 +280,14 @@ class CompactAdamW(torch.optim.Optimizer):
                 f"smet: the gradient of '{name}' holds NaN or infinity; nothing was changed, on any process. "
                 'Find where the loss left the finite range, or skip such steps with on_nonfinite="skip"'
             )
-        self.skipped_steps += 1
-        _LOG.warning(
-            "step skipped: the gradient of '%s' holds NaN or infinity (%d skipped so far)",
-            name,
-            self.skipped_steps,
-        )
+        self._count_skipped(f"the gradient of '{name}' holds NaN or infinity")
         return False
 
     # Saving, loading, copying
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's. Tensors, numbers and strings only; a callable age_schedule is written as "callable"."""
+        self.settle()
         state_dict = super().state_dict()
         for group in state_dict["param_groups"]:
             if callable(group.get("age_schedule")):
@@ -278,6 +315,7 @@ class CompactAdamW(torch.optim.Optimizer):
 
         A checkpoint checks all that it restores before it changes any of it.
         """
+        self.settle()  # what is on the way belongs to the counters as they are now
         saved_groups, saved_states = state_dict["param_groups"], dict(state_dict["state"])
         groups = adamw_state.load_groups(self.param_groups, saved_groups)
         plan = []
@@ -304,6 +342,7 @@ class CompactAdamW(torch.optim.Optimizer):
         return carry_out
 
     def __getstate__(self) -> dict[str, Any]:
+        self.settle()
         values = [(param, _C.values_info(param)) for group in self.param_groups for param in group["params"]]
         return {
             **super().__getstate__(),
@@ -319,6 +358,7 @@ class CompactAdamW(torch.optim.Optimizer):
             if _C.values_info(param) is None:
                 _C.register_values(param, *info)
         super().__setstate__(state)
+        self.__dict__.setdefault("_step_supports_amp_scaling", self._on_gpu())
         self.defaults.pop("differentiable", None)  # torch puts it there for older pickles; we do not have it
         for group in self.param_groups:
             for key, default in self.defaults.items():
@@ -348,24 +388,3 @@ def _check_options(group: dict[str, Any]) -> None:
 def _default_name(param: Tensor, index: int) -> str:
     info = _C.values_info(param)
     return f"{info[2]}.values" if info is not None and info[2] else f"parameter {index}"
-
-
-def _check_params(params: list[Any], options: dict[str, Any]) -> None:
-    seen: set[int] = set()
-    for param in params:
-        if id(param) in seen:
-            raise ValueError("a parameter group with duplicate parameters: pass every parameter once")
-        seen.add(id(param))
-        if isinstance(param, Tensor) and param.dtype not in _DTYPES:
-            raise TypeError(
-                f"CompactAdamW got a parameter of dtype {param.dtype}; expected float32, float64, bfloat16 "
-                "or float16"
-            )
-        if isinstance(param, Tensor) and param.dtype == torch.float64 and options["moments"] == "bf16":
-            raise TypeError(
-                'CompactAdamW got a float64 parameter and moments="bf16"; expected moments="fp32", with '
-                "which a float64 parameter has float64 moments. Put it into a group of its own"
-            )
-
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

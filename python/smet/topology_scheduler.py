@@ -98,6 +98,7 @@ class TopologyScheduler:
         self._engine = _C.TopologyEngine(options, views, self._optimizer_step())
         self.last_update: TopologyUpdate | None = None
         self._armed = False
+        self._provisional = False  # the last count is of a step that the device may have skipped
         self._arm()
 
     # The run
@@ -107,12 +108,17 @@ class TopologyScheduler:
         """Counts one optimizer step and, when it is due, updates the topology.
 
         Call it after opt.step() and before opt.zero_grad(). Where the optimizer has a step counter that did
-        not move since the last call (a GradScaler skipped the step), nothing is counted. Returns what the
-        update did, or None. An exception, also one raised by a callable criterion, leaves every layer, the
-        optimizer and this scheduler as they were. In data-parallel training every process calls it, and a
-        RuntimeError after the update says that their topologies differ.
+        not move since the last call (a GradScaler skipped the step), nothing is counted. Where a GPU decides
+        that (CompactAdamW), only a step on which an update is due waits to know. Returns what the update did,
+        or None. An exception, also one raised by a callable criterion, leaves every layer, the optimizer and
+        this scheduler as they were. In data-parallel training every process calls it, and a RuntimeError
+        after the update says that their topologies differ.
         """
         optimizer_step = self._optimizer_step()
+        if self._engine.due() and not self._engine.stalled(optimizer_step):
+            self._settle_optimizer()
+            optimizer_step = self._optimizer_step()
+        self._provisional = not getattr(self._opt, "settled", True)
         if self._engine.stalled(optimizer_step):
             return None
         update = None
@@ -130,6 +136,7 @@ class TopologyScheduler:
     @property
     def steps(self) -> int:
         """Optimizer steps counted so far, t."""
+        self._settle()
         return self._engine.steps
 
     @property
@@ -153,12 +160,14 @@ class TopologyScheduler:
         """
         if name not in self._layers:
             raise KeyError(f"no sparse layer '{name}'; there are: {', '.join(self._layers)}")
+        self._settle()
         return _C.age_histogram(self._view(name))
 
     # Saving and loading
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, options and what is remembered per layer: numbers, strings and tensors."""
+        self._settle()
         return self._engine.state_dict()
 
     def check_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -172,7 +181,7 @@ class TopologyScheduler:
         nothing is changed then. Positions belong to the model's state and ages to the optimizer's.
         """
         self._engine.load_state_dict(state_dict)
-        self.last_update = None
+        self.last_update, self._provisional = None, False
         self._arm()
 
     def __repr__(self) -> str:
@@ -218,6 +227,17 @@ class TopologyScheduler:
     def _optimizer_step(self) -> int | None:
         states = (self._state(layer) for layer in self._layers.values())
         return max((int(state["step"]) for state in states if "step" in state), default=None)
+
+    def _settle_optimizer(self) -> None:
+        if (settle := getattr(self._opt, "settle", None)) is not None:
+            settle()
+
+    def _settle(self) -> None:
+        """Takes the last count back if its step turns out to have been skipped."""
+        if self._provisional:
+            self._settle_optimizer()
+            self._engine.settle(self._optimizer_step())
+            self._provisional = False
 
     def _arm(self) -> None:
         """Asks the layers to record growth candidates in the backward passes before an update step."""

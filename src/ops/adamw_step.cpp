@@ -106,6 +106,16 @@ void check_tensor(const Arguments& args, size_t i, const std::string& name) {
                     param.device());
 }
 
+// A GradScaler's scalar, read where the parameters are.
+void check_scalar(const std::optional<Tensor>& scalar, TensorList params, const char* what) {
+  if (!scalar.has_value() || params.empty()) return;
+  TORCH_CHECK_TYPE(scalar->scalar_type() == at::kFloat, "smet::adamw_step_: ", what, " has dtype ",
+                   scalar->scalar_type(), "; expected float32");
+  TORCH_CHECK_VALUE(scalar->numel() == 1 && scalar->device() == params[0].device(),
+                    "smet::adamw_step_: ", what, " has shape ", scalar->sizes(), " on ", scalar->device(),
+                    "; expected one element on the parameters' device, ", params[0].device());
+}
+
 // Two written tensors that share memory would be updated twice, in an undefined order.
 void check_disjoint(const Arguments& args) {
   struct Range {
@@ -223,6 +233,11 @@ Prepared prepare(const Arguments& args) {
 
 }  // namespace
 
+void GradScaling::check(TensorList params) const {
+  check_scalar(found_inf, params, "found_inf");
+  check_scalar(grad_scale, params, "grad_scale");
+}
+
 void adamw_step_with(const AdamWKernels& kernels, TensorList params, TensorList grads, TensorList exp_avgs,
                      TensorList exp_avg_sqs, TensorList cohorts, TensorList tables,
                      at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
@@ -261,7 +276,15 @@ void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, Te
                     TensorList cohorts, TensorList tables, at::ArrayRef<double> beta1,
                     at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
                     const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                    const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys) {
+                    const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
+                    const std::optional<Tensor>& found_inf, const std::optional<Tensor>& grad_scale) {
+  GradScaling{found_inf, grad_scale}.check(params);
+  if (found_inf.has_value() && found_inf->item<float>() != 0) return;
+  std::vector<Tensor> unscaled;  // in their own dtype: exact for the powers of two that a GradScaler uses
+  if (grad_scale.has_value()) {
+    for (const Tensor& grad : grads) unscaled.push_back(grad.div(*grad_scale));
+    grads = unscaled;
+  }
   const auto first_nonfinite = [](const kernels::Buffer* grads_of, int64_t count) {
     return kernels::cpu::first_nonfinite(executor(), grads_of, count);
   };
@@ -282,7 +305,7 @@ TORCH_LIBRARY_FRAGMENT(smet, m) {
       "adamw_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
       "Tensor[] cohorts, Tensor[] tables, float[] beta1, float[] beta2, float[] eps, float[] l2, "
       "bool[] maximize, int[] rounding_keys, str[] names, bool check_finite=True, "
-      "int[] moment_keys=[]) -> ()");
+      "int[] moment_keys=[], Tensor? found_inf=None, Tensor? grad_scale=None) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(smet, CPU, m) {

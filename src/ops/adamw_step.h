@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/FunctionRef.h>
 
+#include <optional>
 #include <string>
 
 #include "kernels/adamw_compact.h"
@@ -17,6 +18,15 @@ struct AdamWKernels {
   // The cohort tables of `args` are in host memory.
   c10::function_ref<kernels::Status(const kernels::AdamWStepArgs& args)> step;
   c10::function_ref<kernels::Status(const kernels::AdamWCompactArgs& args)> compact;  // bf16 moments
+};
+
+// What a GradScaler decided, float32 scalars on the parameters' device. found_inf: not 0, and nothing is
+// written. grad_scale: every gradient is divided by it first; the gradients themselves stay as they are.
+struct GradScaling {
+  std::optional<at::Tensor> found_inf, grad_scale;
+
+  // Throws unless both, where they are given, are such scalars.
+  void check(at::TensorList params) const;
 };
 
 void adamw_step_with(const AdamWKernels& kernels, at::TensorList params, at::TensorList grads,

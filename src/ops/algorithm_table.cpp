@@ -2,7 +2,9 @@
 #include "src/ops/algorithm_table.h"
 
 #include <cstdlib>
+#include <map>
 #include <string>
+#include <utility>
 
 #include "src/ops/expand_gemm.h"
 #include "src/ops/tile_spmm.h"
@@ -31,11 +33,9 @@ bool few_weights_for_the_tokens(const SparseProblem& problem) {
   return static_cast<double>(problem.pattern.nnz) <= .65 * tokens / (tokens + 40) * positions;
 }
 
-std::string known_names(c10::DeviceType device) {
+std::string known_names(const AlgorithmTable& table) {
   std::string names = "auto";
-  for (const Algorithm& row : algorithm_table()) {
-    if (row.device == device) names += std::string(", ") + row.name;
-  }
+  for (const Algorithm& row : table) names += std::string(", ") + row.name;
   return names;
 }
 
@@ -46,29 +46,43 @@ std::string_view resolve_auto(std::string_view name) {
   return from_environment != nullptr && *from_environment != '\0' ? from_environment : name;
 }
 
-}  // namespace
-
-const std::vector<Algorithm>& algorithm_table() {
-  static const std::vector<Algorithm> table = {
-      {"tile_spmm", c10::DeviceType::CPU, tile_spmm::applies, few_weights_for_the_tokens, tile_spmm::forward,
-       tile_spmm::backward},
-      {"expand_gemm", c10::DeviceType::CPU, always, always, expand_gemm::forward, expand_gemm::backward},
-  };
-  return table;
+// Those of devices that this file does not know are added as their libraries are loaded.
+std::map<c10::DeviceType, AlgorithmTable>& tables() {
+  static std::map<c10::DeviceType, AlgorithmTable> all = {
+      {c10::DeviceType::CPU,
+       {
+           {"tile_spmm", tile_spmm::applies, few_weights_for_the_tokens, tile_spmm::forward,
+            tile_spmm::backward},
+           {"expand_gemm", always, always, expand_gemm::forward, expand_gemm::backward},
+       }}};
+  return all;
 }
 
-const Algorithm& choose_algorithm(std::string_view name, const SparseProblem& problem) {
+}  // namespace
+
+const AlgorithmTable& algorithm_table(c10::DeviceType device) {
+  static const AlgorithmTable none;
+  const auto found = tables().find(device);
+  return found == tables().end() ? none : found->second;
+}
+
+void set_algorithm_table(c10::DeviceType device, AlgorithmTable rows) {
+  tables()[device] = std::move(rows);
+}
+
+const Algorithm& choose_algorithm(const AlgorithmTable& table, std::string_view name,
+                                  const SparseProblem& problem) {
   name = resolve_auto(name);
-  for (const Algorithm& row : algorithm_table()) {
-    if (row.device != problem.device || (name != "auto" && name != row.name)) continue;
+  for (const Algorithm& row : table) {
+    if (name != "auto" && name != row.name) continue;
     if (row.applies(problem) && (name != "auto" || row.preferred(problem))) return row;
     TORCH_CHECK_VALUE(name == "auto", "smet: algorithm '", name, "' does not apply to a ",
                       problem.pattern.rows, "x", problem.pattern.cols, " layer of dtype ", problem.dtype,
                       " with ", problem.tokens, " tokens; choose 'auto'");
   }
-  TORCH_CHECK_VALUE(false, "smet: unknown algorithm '", name, "' for device ", problem.device,
-                    " (layer option `algorithm` or environment variable SMET_ALGORITHM); known: ",
-                    known_names(problem.device));
+  TORCH_CHECK_VALUE(
+      false, "smet: unknown algorithm '", name, "' for device ", problem.device,
+      " (layer option `algorithm` or environment variable SMET_ALGORITHM); known: ", known_names(table));
 }
 
 }  // namespace smet::ops

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // grad_topk_: the inactive positions of largest |dW|, from tiles of dW that exist one at a time.
-#include "kernels/grad_topk.h"
+#include "src/ops/grad_topk.h"
 
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
 #include <torch/library.h>
 
 #include <bit>
 
+#include "kernels/grad_topk.h"
 #include "src/ops/below_autograd.h"
 #include "src/ops/expand_gemm.h"
 #include "src/ops/kernel_glue.h"
@@ -26,9 +26,10 @@ at::Tensor flattened(const at::Tensor& tensor, const char* argument) {
   return tensor.reshape({tokens, features}).to(compute_type(tensor.scalar_type())).contiguous();
 }
 
-void grad_topk_(at::Tensor& positions, const at::Tensor& grad_output, const at::Tensor& input,
-                const at::Tensor& mask) {
-  const BelowAutograd guard;
+}  // namespace
+
+GradTopkArguments check_grad_topk(const at::Tensor& positions, const at::Tensor& grad_output,
+                                  const at::Tensor& input, const at::Tensor& mask) {
   TORCH_CHECK_TYPE(positions.scalar_type() == at::kLong, "smet::grad_topk_: positions has dtype ",
                    positions.scalar_type(), "; expected int64");
   TORCH_CHECK_TYPE(grad_output.scalar_type() == input.scalar_type(),
@@ -45,21 +46,34 @@ void grad_topk_(at::Tensor& positions, const at::Tensor& grad_output, const at::
                         mask.is_contiguous(),
                     "smet::grad_topk_: mask has shape ", mask.sizes(), "; expected a contiguous [", rows,
                     ", ", kernels::words_per_row(cols), "]");
-  const auto* words = reinterpret_cast<const uint32_t*>(mask.const_data_ptr<int32_t>());
-  int64_t inactive = rows * cols;
-  for (int64_t word = 0; word < mask.numel(); ++word) inactive -= std::popcount(words[word]);
-  const int64_t k = positions.numel();
-  TORCH_CHECK_VALUE(positions.dim() == 1 && k <= inactive, "smet::grad_topk_: positions has shape ",
-                    positions.sizes(), "; expected [k] with k <= ", inactive,
-                    ", the number of inactive positions");
-  if (k == 0) return;
+  TORCH_CHECK_VALUE(positions.dim() == 1, "smet::grad_topk_: positions has shape ", positions.sizes(),
+                    "; expected [k]");
+  for (const at::Tensor* tensor : {&positions, &grad_output, &mask}) {
+    TORCH_CHECK_VALUE(tensor->device() == input.device(), "smet::grad_topk_: input is on ", input.device(),
+                      ", another argument on ", tensor->device(), "; expected one device");
+  }
+  return {dy,   x,    reinterpret_cast<const uint32_t*>(mask.const_data_ptr<int32_t>()),
+          rows, cols, positions.numel()};
+}
+
+namespace {
+
+void grad_topk_(at::Tensor& positions, const at::Tensor& grad_output, const at::Tensor& input,
+                const at::Tensor& mask) {
+  const BelowAutograd guard;
+  const GradTopkArguments args = check_grad_topk(positions, grad_output, input, mask);
+  int64_t inactive = args.rows * args.cols;
+  for (int64_t word = 0; word < mask.numel(); ++word) inactive -= std::popcount(args.mask[word]);
+  TORCH_CHECK_VALUE(args.k <= inactive, "smet::grad_topk_: positions has shape ", positions.sizes(),
+                    "; expected [k] with k <= ", inactive, ", the number of inactive positions");
+  if (args.k == 0) return;
   kernels::GradTopk state;
-  state.k = k;
-  expand_gemm::for_each_gradient_tile(dy, x, [&](const kernels::Tile& tile, const at::Tensor& dw) {
+  state.k = args.k;
+  expand_gemm::for_each_gradient_tile(args.dy, args.x, [&](const kernels::Tile& tile, const at::Tensor& dw) {
     check_status(kernels::cpu::grad_topk_tile(executor(),
-                                              {.mask = words,
-                                               .rows = rows,
-                                               .cols = cols,
+                                              {.mask = args.mask,
+                                               .rows = args.rows,
+                                               .cols = args.cols,
                                                .tile = tile,
                                                .grad = dw.const_data_ptr(),
                                                .grad_dtype = dtype_tag(dw.scalar_type(), "dW"),
@@ -68,7 +82,7 @@ void grad_topk_(at::Tensor& positions, const at::Tensor& grad_output, const at::
                  "grad_topk_");
   });
   auto found = kernels::cpu::grad_topk_finish(executor(), state);
-  positions.copy_(at::from_blob(found.data(), {k}, at::TensorOptions().dtype(at::kLong)));
+  positions.copy_(at::from_blob(found.data(), {args.k}, at::TensorOptions().dtype(at::kLong)));
 }
 
 }  // namespace

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// sparse_linear and its two gradients on the CPU: checks, any leading dimensions, choice of the algorithm.
-#include <ATen/core/Tensor.h>
+// Checks, any leading dimensions, choice of the algorithm; and the operators on the CPU.
+#include "src/ops/sparse_linear.h"
+
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
-#include "src/ops/algorithm_table.h"
 #include "src/ops/below_autograd.h"
 #include "src/ops/kernel_glue.h"
 
@@ -55,47 +55,12 @@ SparseProblem make_problem(const at::Tensor& activations, const at::Tensor& mask
   TORCH_CHECK_VALUE(mask.device() == activations.device() && rank.device() == activations.device(),
                     "smet: mask is on ", mask.device(), ", rank on ", rank.device(), ", activations on ",
                     activations.device(), "; expected one device");
-  return {make_pattern(mask, rank, cols, n), activations.scalar_type(), activations.device().type(), 0};
-}
-
-at::Tensor sparse_linear(const at::Tensor& input, const at::Tensor& values, const at::Tensor& mask,
-                         const at::Tensor& rank, const std::optional<at::Tensor>& bias,
-                         std::string_view algorithm) {
-  constexpr const char* op = "sparse_linear";
-  const BelowAutograd guard;
-  check_values(values, op);
-  check_same(input, values, op, "input", "values");
-  check_dimensions(input, op);
-  const int64_t in_features = input.size(-1);
-  SparseProblem problem = make_problem(input, mask, rank, in_features, values.numel());
-  const int64_t out_features = problem.pattern.rows;
-  if (bias) {
-    check_same(*bias, values, op, "bias", "values");
-    TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == out_features, "smet::", op, ": bias has shape ",
-                      bias->sizes(), "; expected [", out_features, "]");
-  }
-  auto [x, shape] = flatten(input, in_features, op, "input");
-  problem.tokens = x.size(0);
-  const Algorithm& chosen = choose_algorithm(algorithm, problem);
-  shape.push_back(out_features);
-  if (problem.tokens * out_features == 0) return at::empty(shape, input.options());
-  return chosen.forward(problem, x, values.contiguous(), bias).view(shape);
-}
-
-at::Tensor sparse_linear_backward_input(const at::Tensor& grad_output, const at::Tensor& values,
-                                        const at::Tensor& mask, const at::Tensor& rank, int64_t in_features,
-                                        std::string_view algorithm) {
-  constexpr const char* op = "sparse_linear_backward_input";
-  const BelowAutograd guard;
-  check_values(values, op);
-  check_same(grad_output, values, op, "grad_output", "values");
-  SparseProblem problem = make_problem(grad_output, mask, rank, in_features, values.numel());
-  auto [dy, shape] = flatten(grad_output, problem.pattern.rows, op, "grad_output");
-  problem.tokens = dy.size(0);
-  const Algorithm& chosen = choose_algorithm(algorithm, problem);
-  shape.push_back(in_features);
-  if (problem.tokens * in_features == 0) return at::empty(shape, grad_output.options());
-  return chosen.backward(problem, dy, {}, values.contiguous(), true, false).input.view(shape);
+  return {.pattern = make_pattern(mask, rank, cols, n),
+          .dtype = activations.scalar_type(),
+          .device = activations.device().type(),
+          .tokens = 0,
+          .mask = mask,
+          .rank = rank};
 }
 
 // The activations of a values gradient: dy and x of the same tokens.
@@ -114,24 +79,66 @@ Operands flatten_both(const at::Tensor& grad_output, const at::Tensor& input, Sp
   return operands;
 }
 
-at::Tensor sparse_linear_backward_values(const at::Tensor& grad_output, const at::Tensor& input,
-                                         const at::Tensor& mask, const at::Tensor& rank, int64_t n,
-                                         std::string_view algorithm) {
+}  // namespace
+
+at::Tensor sparse_linear_with(const AlgorithmTable& table, const at::Tensor& input, const at::Tensor& values,
+                              const at::Tensor& mask, const at::Tensor& rank,
+                              const std::optional<at::Tensor>& bias, std::string_view algorithm) {
+  constexpr const char* op = "sparse_linear";
+  const BelowAutograd guard;
+  check_values(values, op);
+  check_same(input, values, op, "input", "values");
+  check_dimensions(input, op);
+  const int64_t in_features = input.size(-1);
+  SparseProblem problem = make_problem(input, mask, rank, in_features, values.numel());
+  const int64_t out_features = problem.pattern.rows;
+  if (bias) {
+    check_same(*bias, values, op, "bias", "values");
+    TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == out_features, "smet::", op, ": bias has shape ",
+                      bias->sizes(), "; expected [", out_features, "]");
+  }
+  auto [x, shape] = flatten(input, in_features, op, "input");
+  problem.tokens = x.size(0);
+  const Algorithm& chosen = choose_algorithm(table, algorithm, problem);
+  shape.push_back(out_features);
+  if (problem.tokens * out_features == 0) return at::empty(shape, input.options());
+  return chosen.forward(problem, x, values.contiguous(), bias).view(shape);
+}
+
+at::Tensor sparse_linear_backward_input_with(const AlgorithmTable& table, const at::Tensor& grad_output,
+                                             const at::Tensor& values, const at::Tensor& mask,
+                                             const at::Tensor& rank, int64_t in_features,
+                                             std::string_view algorithm) {
+  constexpr const char* op = "sparse_linear_backward_input";
+  const BelowAutograd guard;
+  check_values(values, op);
+  check_same(grad_output, values, op, "grad_output", "values");
+  SparseProblem problem = make_problem(grad_output, mask, rank, in_features, values.numel());
+  auto [dy, shape] = flatten(grad_output, problem.pattern.rows, op, "grad_output");
+  problem.tokens = dy.size(0);
+  const Algorithm& chosen = choose_algorithm(table, algorithm, problem);
+  shape.push_back(in_features);
+  if (problem.tokens * in_features == 0) return at::empty(shape, grad_output.options());
+  return chosen.backward(problem, dy, {}, values.contiguous(), true, false).input.view(shape);
+}
+
+at::Tensor sparse_linear_backward_values_with(const AlgorithmTable& table, const at::Tensor& grad_output,
+                                              const at::Tensor& input, const at::Tensor& mask,
+                                              const at::Tensor& rank, int64_t n, std::string_view algorithm) {
   constexpr const char* op = "sparse_linear_backward_values";
   const BelowAutograd guard;
   check_same(grad_output, input, op, "grad_output", "input");
   check_dimensions(input, op);
   SparseProblem problem = make_problem(input, mask, rank, input.size(-1), n);
   const Operands operands = flatten_both(grad_output, input, problem, op);
-  const Algorithm& chosen = choose_algorithm(algorithm, problem);
+  const Algorithm& chosen = choose_algorithm(table, algorithm, problem);
   if (n == 0 || problem.tokens == 0) return at::zeros({n}, input.options());
   return chosen.backward(problem, operands.dy.matrix, operands.x.matrix, {}, false, true).values;
 }
 
-std::tuple<at::Tensor, at::Tensor> sparse_linear_backward(const at::Tensor& grad_output,
-                                                          const at::Tensor& input, const at::Tensor& values,
-                                                          const at::Tensor& mask, const at::Tensor& rank,
-                                                          std::string_view algorithm) {
+std::tuple<at::Tensor, at::Tensor> sparse_linear_backward_with(
+    const AlgorithmTable& table, const at::Tensor& grad_output, const at::Tensor& input,
+    const at::Tensor& values, const at::Tensor& mask, const at::Tensor& rank, std::string_view algorithm) {
   constexpr const char* op = "sparse_linear_backward";
   const BelowAutograd guard;
   check_values(values, op);
@@ -140,13 +147,44 @@ std::tuple<at::Tensor, at::Tensor> sparse_linear_backward(const at::Tensor& grad
   check_dimensions(input, op);
   SparseProblem problem = make_problem(input, mask, rank, input.size(-1), values.numel());
   const Operands operands = flatten_both(grad_output, input, problem, op);
-  const Algorithm& chosen = choose_algorithm(algorithm, problem);
+  const Algorithm& chosen = choose_algorithm(table, algorithm, problem);
   if (values.numel() == 0 || problem.tokens == 0) {
     return {at::zeros(input.sizes(), input.options()), at::zeros_like(values)};
   }
   const Gradients grads =
       chosen.backward(problem, operands.dy.matrix, operands.x.matrix, values.contiguous(), true, true);
   return {grads.input.view(input.sizes()), grads.values};
+}
+
+namespace {
+
+const AlgorithmTable& table() {
+  return algorithm_table(c10::DeviceType::CPU);
+}
+
+at::Tensor sparse_linear(const at::Tensor& input, const at::Tensor& values, const at::Tensor& mask,
+                         const at::Tensor& rank, const std::optional<at::Tensor>& bias,
+                         std::string_view algorithm) {
+  return sparse_linear_with(table(), input, values, mask, rank, bias, algorithm);
+}
+
+at::Tensor sparse_linear_backward_input(const at::Tensor& grad_output, const at::Tensor& values,
+                                        const at::Tensor& mask, const at::Tensor& rank, int64_t in_features,
+                                        std::string_view algorithm) {
+  return sparse_linear_backward_input_with(table(), grad_output, values, mask, rank, in_features, algorithm);
+}
+
+at::Tensor sparse_linear_backward_values(const at::Tensor& grad_output, const at::Tensor& input,
+                                         const at::Tensor& mask, const at::Tensor& rank, int64_t n,
+                                         std::string_view algorithm) {
+  return sparse_linear_backward_values_with(table(), grad_output, input, mask, rank, n, algorithm);
+}
+
+std::tuple<at::Tensor, at::Tensor> sparse_linear_backward(const at::Tensor& grad_output,
+                                                          const at::Tensor& input, const at::Tensor& values,
+                                                          const at::Tensor& mask, const at::Tensor& rank,
+                                                          std::string_view algorithm) {
+  return sparse_linear_backward_with(table(), grad_output, input, values, mask, rank, algorithm);
 }
 
 }  // namespace

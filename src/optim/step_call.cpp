@@ -16,11 +16,12 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
                  at::TensorList exp_avg_sqs, at::TensorList cohorts, at::TensorList tables,
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                 const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys) {
+                 const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
+                 const std::optional<at::Tensor>& found_inf, const std::optional<at::Tensor>& grad_scale) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("smet::adamw_step_", "").typed<decltype(adamw_step_)>();
   op.call(params, grads, exp_avgs, exp_avg_sqs, cohorts, tables, beta1, beta2, eps, l2, maximize,
-          rounding_keys, names, check_finite, moment_keys);
+          rounding_keys, names, check_finite, moment_keys, found_inf, grad_scale);
 }
 
 const std::int64_t* births_of(const ParamUpdate& update) {
@@ -69,10 +70,11 @@ void StepCall::add(ParamUpdate update, const AdamWHyper& hyper) {
   names_.push_back(update.name);
 }
 
-void StepCall::run(bool check_finite) {
+void StepCall::run(bool check_finite, const std::optional<at::Tensor>& found_inf,
+                   const std::optional<at::Tensor>& grad_scale) {
   if (params_.empty()) return;
   adamw_step_(params_, grads_, exp_avgs_, exp_avg_sqs_, cohorts_, tables_, beta1_, beta2_, eps_, l2_,
-              maximize_, rounding_keys_, names_, check_finite, moment_keys_);
+              maximize_, rounding_keys_, names_, check_finite, moment_keys_, found_inf, grad_scale);
 }
 
 at::ScalarType moment_type(at::ScalarType param, const std::string& moments) {

@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,10 @@ class StepCall {
   // Computes the tables; throws before anything is changed. `hyper` must outlive the call to run().
   void add(ParamUpdate update, const AdamWHyper& hyper);
 
-  // smet::adamw_step_ of everything that was added; nothing when that is nothing.
-  void run(bool check_finite);
+  // smet::adamw_step_ of everything that was added; nothing when that is nothing. found_inf and grad_scale:
+  // what a GradScaler decided, as the operator takes it.
+  void run(bool check_finite, const std::optional<at::Tensor>& found_inf = std::nullopt,
+           const std::optional<at::Tensor>& grad_scale = std::nullopt);
 
  private:
   CohortTables cohort_tables_;

@@ -111,6 +111,12 @@ void TopologyEngine::advance(OptimizerStep optimizer_step) {
   state_.optimizer_step = optimizer_step;
 }
 
+void TopologyEngine::settle(OptimizerStep optimizer_step) {
+  if (!optimizer_step.has_value() || optimizer_step >= state_.optimizer_step) return;
+  --state_.steps;
+  state_.optimizer_step = optimizer_step;
+}
+
 std::int64_t TopologyEngine::replaced(const LayerView& layer, std::int64_t step) const {
   const std::int64_t n = layer.values.numel();
   const std::int64_t inactive = layer.mask.size(0) * layer.cols - n;

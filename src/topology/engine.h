@@ -50,6 +50,9 @@ class TopologyEngine {
   bool due() const;
   // Counts one optimizer step.
   void advance(OptimizerStep optimizer_step);
+  // The counter as it is now that the device has said whether the last step happened: where it went back, so
+  // does the clock.
+  void settle(OptimizerStep optimizer_step);
   // Counts one optimizer step and updates every layer. Strong guarantee: every layer's new topology is
   // planned (scores, positions, checks, scratch) before the first is changed; an exception changes nothing.
   const TopologyUpdate& update(const Layers& layers, OptimizerStep optimizer_step);

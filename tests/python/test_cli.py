@@ -200,6 +200,10 @@ def test_estimate(capsys):
     code, out, _ = run(capsys, "estimate", "--model", "60m", "--density", "0.1", "--dtype", "float32")
     assert code == 0
     assert out == f"{smet.estimate('60m', 0.1, dtype='float32')}\n"
+    code, out, _ = run(capsys, "estimate", "--model", "60m", "--device", "h100")
+    assert code == 0
+    assert "lower bounds, not measured" in out and "of 80.0 GB" in out
+    assert run(capsys, "estimate", "--device", "h1000")[0] == 2
     code, _, err = run(capsys, "estimate", "--density", "2")
     assert code == 2
     assert "density" in err

@@ -13,24 +13,32 @@ ROOT = Path(__file__).parents[2]
 OPERATORS = ROOT / "build" / "tests" / "gpusim" / "path" / "libsmet_gpusim_operators.so"
 
 
-def train(out, dtype, *operators):
+def run(script, *arguments):
     # One thread and one algorithm: both backends then call the same matrix products on the same matrices.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "SMET_ALGORITHM": "expand_gemm"}
-    script = ROOT / "tests" / "python" / "gpusim_training.py"
-    done = subprocess.run(
-        [sys.executable, script, out, dtype, *operators], env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, ROOT / "tests" / "python" / script, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def train(out, *arguments):
+    run("gpusim_training.py", out, *arguments)
     return torch.load(out)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_same_run_as_on_the_cpu(tmp_path, dtype):
+@pytest.fixture(autouse=True)
+def built():
     assert OPERATORS.exists(), f"{OPERATORS} is missing; build it with `make build/tests`"
-    want = train(tmp_path / "cpu.pt", dtype)
-    got = train(tmp_path / "cuda.pt", dtype, OPERATORS)
+
+
+@pytest.mark.parametrize(
+    "dtype,grow", [("float32", "random"), ("bfloat16", "random"), ("float32", "gradient")]
+)
+def test_same_run_as_on_the_cpu(tmp_path, dtype, grow):
+    want = train(tmp_path / "cpu.pt", dtype, grow)
+    got = train(tmp_path / "cuda.pt", dtype, grow, OPERATORS)
     assert got.pop("launches") > 500
-    assert want["updates"] == 3
+    assert want["updates"] == 3 and want["steps"] == (58 if grow == "gradient" else 60)
     assert got.keys() == want.keys()
     for name, tensor in want.items():
         if dtype == "bfloat16" and name.endswith(("exp_avg", "exp_avg_sq")):
@@ -41,3 +49,8 @@ def test_same_run_as_on_the_cpu(tmp_path, dtype):
             assert apart.max() <= 1, name  # one bf16 number
         else:
             assert torch.equal(got[name], tensor), name
+
+
+def test_cusparse_equals_expand_gemm_while_the_topology_changes():
+    """The calls of cuSPARSE over a stand-in in plain loops (tests/gpusim/path/cusparse.cpp)."""
+    run("gpusim_cusparse.py", OPERATORS)

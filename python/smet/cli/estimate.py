@@ -8,7 +8,7 @@ from typing import Any, Literal
 from smet.cli.parser import Parser
 from smet.train.errors import ConfigError
 
-HELP = "memory of a training run, without running it"
+HELP = "memory of a training run, and time bounds on a GPU, without running it"
 
 
 def make_parser() -> Parser:
@@ -36,6 +36,12 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--moments", type=Literal["fp32", "bf16"], default="fp32", help="format of Adam's moments"
     )
+    parser.add_argument(
+        "--device",
+        type=Literal["a100", "h100", "h200", "rtx4090"] | None,
+        default=None,
+        help="a GPU: whether it fits, and lower bounds on the time of the added kernels",
+    )
     parser.add_argument("--vocab", type=int | None, default=None, help="vocabulary of a named size (32,000)")
     return parser
 
@@ -62,4 +68,8 @@ def run(arguments: Any) -> int:
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
     print(table)
+    if arguments.device is not None:
+        from smet.device_bounds import device_bounds
+
+        print(f"\n{device_bounds(table, arguments.device)}")
     return 0

@@ -48,18 +48,25 @@ class DeviceTables {
 
 }  // namespace
 
-// With check_finite the step waits for the device once, to name the tensor; without, it never does.
+// With check_finite the step waits for the device once, to name the tensor; without, it never does. What a
+// GradScaler decided is read by the kernels.
 void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp_avgs,
                  at::TensorList exp_avg_sqs, at::TensorList cohorts, at::TensorList tables,
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                 const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys) {
+                 const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
+                 const OptionalTensor& found_inf, const OptionalTensor& grad_scale) {
   if (params.empty()) return;
   const OnDevice device(params[0]);
   for (const Tensor& param : params) {
     TORCH_CHECK_VALUE(param.device() == params[0].device(), "smet::adamw_step_: parameters are on ",
                       params[0].device(), " and ", param.device(), "; call it once for each device");
   }
+  GradScaling{found_inf, grad_scale}.check(params);
+  const auto scalar = [](const OptionalTensor& tensor) {
+    return tensor.has_value() ? tensor->const_data_ptr<float>() : nullptr;
+  };
+  const kernels::cuda::StepControl control{scalar(found_inf), scalar(grad_scale)};
   const auto first_nonfinite = [&](const kernels::Buffer* buffers, int64_t count) {
     const Tensor first = at::empty({}, params[0].options().dtype(at::kLong).requires_grad(false));
     check_status(
@@ -70,13 +77,12 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
   const auto step = [&](const kernels::AdamWStepArgs& args) {
     const DeviceTables on_device(args, params[0].device());
     const std::vector<kernels::AdamWTensor> tensors = on_device.of(args);
-    return kernels::cuda::adamw_step(device.stream(), {tensors.data(), args.count}, {nullptr, nullptr});
+    return kernels::cuda::adamw_step(device.stream(), {tensors.data(), args.count}, control);
   };
   const auto compact = [&](const kernels::AdamWCompactArgs& args) {
     const DeviceTables on_device({args.tensors, args.count}, params[0].device());
     const std::vector<kernels::AdamWTensor> tensors = on_device.of({args.tensors, args.count});
-    return kernels::cuda::adamw_compact(device.stream(), {tensors.data(), args.moments, args.count},
-                                        {nullptr, nullptr});
+    return kernels::cuda::adamw_compact(device.stream(), {tensors.data(), args.moments, args.count}, control);
   };
   adamw_step_with({first_nonfinite, step, compact}, params, grads, exp_avgs, exp_avg_sqs, cohorts, tables,
                   beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys);

@@ -33,7 +33,12 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
                  at::TensorList exp_avg_sqs, at::TensorList cohorts, at::TensorList tables,
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                 const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys);
+                 const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
+                 const OptionalTensor& found_inf, const OptionalTensor& grad_scale);
+
+// Where there are fewer than k inactive positions, the last ones are -1: to know that here would mean to wait
+// for the device in a backward pass. A topology update refuses them.
+void grad_topk_(Tensor& positions, const Tensor& grad_output, const Tensor& input, const Tensor& mask);
 
 Tensor mask_rank(const Tensor& mask, int64_t cols);
 Tensor mask_hash(const Tensor& mask, int64_t cols);

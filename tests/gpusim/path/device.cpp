@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What src/ops/cuda/device.cpp is to a GPU: the simulator's stream, and copies inside the CPU's memory.
+// What src/ops/cuda/device.cpp and sparse_handle.cpp are to a GPU: the simulator's stream, copies inside the
+// CPU's memory, a handle.
 #include "src/ops/cuda/device.h"
 
 #include <gpusim.h>
+
+#include "src/ops/cuda/sparse_handle.h"
 
 namespace smet::ops::cuda {
 
@@ -12,6 +15,10 @@ kernels::cuda::Stream current_stream(c10::Device) {
 
 at::Tensor upload(const at::Tensor& host, c10::Device) {
   return host.clone();
+}
+
+cusparseHandle_t sparse_handle(const OnDevice& /*device*/) {
+  return nullptr;  // cusparse.cpp beside this file needs none
 }
 
 }  // namespace smet::ops::cuda
