@@ -56,20 +56,21 @@ def gathered(value: Any, group: Any = None) -> list[Any]:
     return result
 
 
-def together(action: Callable[[], T]) -> T:
+def together(action: Callable[[], T], choice: Any = "default") -> T:
     """Run `action`; if it fails on any rank, raise on all: its own error there, else OtherRankError.
 
-    Every rank must call it.
+    Every process of the group (see `group_of`) must call it.
     """
+    group = group_of(choice)
     failure: BaseException | None = None
     try:
         value = action()
     except Exception as error:
         failure = error
-    reports = gathered(None if failure is None else f"{type(failure).__name__}: {failure}")
+    if not largest(int(failure is not None), group):
+        return value
+    reports = gathered(None if failure is None else f"{type(failure).__name__}: {failure}", group)
     if failure is not None:
         raise failure
-    for rank, report in enumerate(reports):
-        if report is not None:
-            raise OtherRankError(f"rank {rank} failed: {report}")
-    return value
+    rank, report = next((rank, report) for rank, report in enumerate(reports) if report is not None)
+    raise OtherRankError(f"rank {rank} failed: {report}")

@@ -111,8 +111,9 @@ class TopologyScheduler:
         not move since the last call (a GradScaler skipped the step), nothing is counted. Where a GPU decides
         that (CompactAdamW), only a step on which an update is due waits to know. Returns what the update did,
         or None. An exception, also one raised by a callable criterion, leaves every layer, the optimizer and
-        this scheduler as they were. In data-parallel training every process calls it, and a RuntimeError
-        after the update says that their topologies differ.
+        this scheduler as they were. In data-parallel training every process calls it; an update that fails on
+        one of them raises on all, with that rank's error, and a RuntimeError after the update says that their
+        topologies differ.
         """
         optimizer_step = self._optimizer_step()
         if self._engine.due() and not self._engine.stalled(optimizer_step):
@@ -126,7 +127,8 @@ class TopologyScheduler:
             group = _processes.group_of(self._process_group)
             share_candidates((layer.grow_candidates for layer in self._layers.values()), group)
             views = [self._view(name) for name, layer in self._layers.items() if layer.values.requires_grad]
-            update = self.last_update = self._engine.update(views, optimizer_step)
+            update = _processes.together(lambda: self._engine.update(views, optimizer_step), group)
+            self.last_update = update
             check_equal(update, group)
         else:
             self._engine.advance(optimizer_step)

@@ -181,6 +181,18 @@ def desync(rank, world, folder):
     return {"error": error_of(go_on), "steps": steps}
 
 
+def flipped_bit(rank, world, folder):
+    """One bit of layer 2's mask flips on the last rank, as a faulty memory would flip it."""
+    model, opt, topo = build()
+    replica = DDP(model)
+    train(replica, model, opt, topo, 0, INTERVAL + 1, rank, world)
+    if rank == world - 1:
+        model[2].mask[0, 0] ^= 4
+    return {"error": error_of(lambda: train(replica, model, opt, topo, INTERVAL + 1, STEPS, rank, world))} | {
+        "steps": topo.steps
+    }
+
+
 def desync_of_seeds(rank, world, folder):
     model, opt, topo = build(topology_seed=0)
     topo = smet.TopologyScheduler(model, opt, interval=2, total_steps=9, seed=rank)
@@ -273,7 +285,7 @@ def checkpoints(rank, world, folder):
 
 
 SCENARIOS = (
-    *(ddp, ddp_fp32_gradient_growth, different_torch_seeds, desync, desync_of_seeds),
+    *(ddp, ddp_fp32_gradient_growth, different_torch_seeds, desync, flipped_bit, desync_of_seeds),
     *(nan_raise, nan_skip, shipped_bytes, checkpoints, fsdp2, fsdp2_without_ignored_params),
 )
 

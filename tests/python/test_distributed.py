@@ -126,6 +126,15 @@ def test_d4_desync_is_detected_with_layer_and_rank_within_one_update(of, scenari
         assert result.get("steps", 1) < worker.INTERVAL
 
 
+def test_d4_a_flipped_bit_of_a_mask_raises_on_all_ranks_with_layer_and_rank(of):
+    """On the rank itself its own error; nobody waits for a rank that raised. No update was counted."""
+    said = "smet: layer '2': mask has "
+    one, two = of("flipped_bit")
+    assert one["error"].startswith(f"OtherRankError: rank 1 failed: ValueError: {said}")
+    assert two["error"].startswith(f"ValueError: {said}")
+    assert two["steps"] == 2 * worker.INTERVAL - 1
+
+
 def test_d5_g3_all_ranks_raise_together(of):
     for result in of("nan_raise"):
         assert (

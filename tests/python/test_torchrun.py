@@ -61,24 +61,85 @@ def signal_at(process, folder, step, number):
     raise AssertionError(ended(process))
 
 
-def test_d1_two_processes_equal_one_with_twice_the_batch(flags, tmp_path):
+def logged(folder, event, field):
+    return [found[field] for found in events(folder) if found["event"] == event]
+
+
+def test_d1_d8_two_processes_equal_one_with_twice_the_batch(flags, tmp_path):
     """fp32: to 1e-4 of the loss after 40 steps and 7 updates; topology hashes equal."""
-    two = pretrain(*flags, f"--out={tmp_path / 'two'}", processes=2)
-    assert ended(two)[0] == 0
-    one = pretrain(*flags, "--batch=4", f"--out={tmp_path / 'one'}")
-    assert ended(one)[0] == 0
-    logs = [[e for e in events(tmp_path / name) if e["event"] == "step"] for name in ("one", "two")]
-    assert [e["loss"] for e in logs[0]] == pytest.approx([e["loss"] for e in logs[1]], rel=1e-4)
-    assert [e["tokens"] for e in logs[0]] == [e["tokens"] for e in logs[1]]
-    hashes = [
-        [e["hash"] for e in events(tmp_path / name) if e["event"] == "topology"] for name in ("one", "two")
-    ]
-    assert len(hashes[0]) == 7 and hashes[0] == hashes[1]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert ended(pretrain(*flags, f"--out={two}", processes=2))[0] == 0
+    assert ended(pretrain(*flags, "--batch=4", f"--out={one}"))[0] == 0
+    assert logged(one, "step", "loss") == pytest.approx(logged(two, "step", "loss"), rel=1e-4)
+    assert logged(one, "step", "tokens") == logged(two, "step", "tokens")
+    hashes = logged(one, "topology", "hash")
+    assert len(hashes) == 7 and hashes == logged(two, "topology", "hash")
     # D8: the two processes' checkpoint, continued by one with the whole batch (--batch may change so).
-    (tmp_path / "two" / "summary.json").unlink()
-    resumed = pretrain(*flags, "--batch=4", f"--out={tmp_path / 'two'}")
-    code, output = ended(resumed)
+    (two / "summary.json").unlink()
+    code, output = ended(pretrain(*flags, "--batch=4", f"--out={two}"))
     assert code == 0 and "resuming after step 35" in output
+
+
+def test_d1_two_processes_equal_one_with_twice_the_batch_to_1e_12_in_fp64(flags, tmp_path):
+    """Losses and final weights: what is left is the order of the sums. Every mask bit is the same."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert ended(pretrain(*flags, "--dtype=float64", f"--out={two}", processes=2))[0] == 0
+    assert ended(pretrain(*flags, "--dtype=float64", "--batch=4", f"--out={one}"))[0] == 0
+    assert logged(one, "step", "loss") == pytest.approx(logged(two, "step", "loss"), rel=1e-12)
+    assert logged(one, "topology", "hash") == logged(two, "topology", "hash")
+    weights = [torch.load(folder / "weights.pt", weights_only=True) for folder in (one, two)]
+    for name, tensor in weights[0].items():
+        exact = not tensor.is_floating_point()
+        assert exact or tensor.dtype == torch.float64, name
+        torch.testing.assert_close(
+            weights[1][name], tensor, rtol=0 if exact else 1e-12, atol=0 if exact else 1e-13
+        )
+
+
+FLIP = """
+import os
+import sys
+
+import smet
+from smet.cli import main
+
+step = smet.TopologyScheduler.step
+
+
+def flipping(topo):
+    if topo.steps == 7 and os.environ["RANK"] == "1":
+        dict(smet.sparse_layers(topo.test_model))["model.layers.0.mlp.up_proj"].mask[0, 0] ^= 4
+    return step(topo)
+
+
+def remember(topo, model, *args, **options):
+    topo.test_model = model
+    init(topo, model, *args, **options)
+
+
+init = smet.TopologyScheduler.__init__
+smet.TopologyScheduler.__init__, smet.TopologyScheduler.step = remember, flipping
+sys.exit(main())
+"""
+
+
+def test_d4_a_flipped_bit_of_a_mask_ends_torchrun_with_layer_and_rank(flags, tmp_path):
+    """Flipped on rank 1 after the update at step 5; the update at step 10 tells, on both ranks."""
+    program = tmp_path / "flipping.py"
+    program.write_text(FLIP)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", program]
+    done = subprocess.run(
+        [*command, "pretrain", *flags, f"--out={tmp_path / 'run'}"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    said = "ValueError: smet: layer 'model.layers.0.mlp.up_proj': mask has "
+    assert f"OtherRankError: rank 1 failed: {said}" in done.stderr
+    assert f"\n[rank1]: {said}" in done.stderr
+    assert logged(tmp_path / "run", "topology", "step") == [5]
 
 
 def test_c2_c17_l4_l7_stopped_by_every_signal_and_killed(flags, tmp_path):

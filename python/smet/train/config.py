@@ -57,7 +57,9 @@ class PretrainConfig:
     )
     vocab: int | None = option("model", "vocabulary (4096, or what the tokenizer or the model's config says)")
     seq: int = option("model", "tokens per sequence", 256)
-    dtype: Literal["float32", "bfloat16"] = option("model", "dtype of weights and gradients", "float32")
+    dtype: Literal["float32", "bfloat16", "float64"] = option(
+        "model", "dtype of weights and gradients", "float32"
+    )
 
     data: str | None = option(
         "data",

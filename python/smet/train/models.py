@@ -13,7 +13,7 @@ from smet.llama_sizes import LLAMA_SIZES
 from smet.train.config import PretrainConfig
 from smet.train.errors import ConfigError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 def load_model_config(config: PretrainConfig) -> Any | None:
