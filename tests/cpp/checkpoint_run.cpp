@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The network of tests/python/test_checkpoint_parity.py: loads a checkpoint, trains some steps, saves.
-// Usage: checkpoint_run LOAD|- STEPS SAVE
+// Usage: checkpoint_run LOAD|- STEPS SAVE [fp32|bf16]
 #include <smet/checkpoint.h>
 #include <smet/smet.h>
 #include <torch/torch.h>
@@ -33,11 +33,11 @@ struct Net : torch::nn::Module {
   torch::nn::LayerNorm norm{nullptr};
 };
 
-int run(const std::string& from, int64_t steps, const std::string& to) {
+int run(const std::string& from, int64_t steps, const std::string& to, const std::string& moments) {
   torch::set_num_threads(1);
   torch::manual_seed(3);
   Net net;
-  smet::CompactAdamW opt(net.parameters(), smet::CompactAdamWOptions(4e-3).warmup(5));
+  smet::CompactAdamW opt(net.parameters(), smet::CompactAdamWOptions(4e-3).warmup(5).moments(moments));
   smet::TopologyScheduler topo(
       net, opt,
       smet::TopologyOptions().interval(5).fraction(0.3).stop(1.0).total_steps(40).seed(9).track_explored(
@@ -62,12 +62,12 @@ int run(const std::string& from, int64_t steps, const std::string& to) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) {
-    std::cerr << "usage: checkpoint_run LOAD|- STEPS SAVE\n";
+  if (argc != 4 && argc != 5) {
+    std::cerr << "usage: checkpoint_run LOAD|- STEPS SAVE [fp32|bf16]\n";
     return 2;
   }
   try {
-    return run(argv[1], std::stoll(argv[2]), argv[3]);
+    return run(argv[1], std::stoll(argv[2]), argv[3], argc == 5 ? argv[4] : "fp32");
   } catch (const std::exception& error) {
     std::cerr << error.what() << "\n";
     return 1;

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import smet
 from checkpoint_helpers import reseal, rewrite
@@ -17,16 +18,17 @@ PROGRAM = Path(__file__).parents[2] / "build" / "tests" / "cpp" / "checkpoint_ru
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def in_cpp(load, steps, save, code=0):
-    done = subprocess.run([PROGRAM, str(load), str(steps), str(save)], capture_output=True, text=True)
+def in_cpp(load, steps, save, code=0, moments="fp32"):
+    command = [PROGRAM, str(load), str(steps), str(save), moments]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     return Path(done.stdout.strip()) if code == 0 else done.stderr
 
 
-def in_python(load, steps, save, extra=None):
+def in_python(load, steps, save, extra=None, moments="fp32"):
     torch.manual_seed(3)
     net = Net()
-    opt = smet.CompactAdamW(net, lr=4e-3, warmup=5)
+    opt = smet.CompactAdamW(net, lr=4e-3, warmup=5, moments=moments)
     topo = smet.TopologyScheduler(
         net, opt, interval=5, fraction=0.3, stop=1.0, total_steps=40, seed=9, track_explored=True
     )
@@ -44,6 +46,14 @@ def in_python(load, steps, save, extra=None):
     return smet.save_checkpoint(save, net, opt, topo, step=done + steps, extra=extra)
 
 
+def moments_of(folder):
+    """The dtypes in which a checkpoint holds Adam's moments."""
+    with safe_open(folder / "optimizer.safetensors", "pt") as saved:
+        names = [name for name in saved.keys() if "exp_avg" in name]  # noqa: SIM118 (no mapping)
+        assert names
+        return {saved.get_tensor(name).dtype for name in names}
+
+
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -55,15 +65,18 @@ EXTRA = {
 }
 
 
-def test_c19_cpp_gives_back_the_bytes_of_a_python_checkpoint(tmp_path):
-    ours = in_python("-", 12, tmp_path / "python", EXTRA)
-    assert files(in_cpp(ours, 0, tmp_path / "cpp")) == files(ours)
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+def test_c19_cpp_gives_back_the_bytes_of_a_python_checkpoint(tmp_path, moments):
+    ours = in_python("-", 12, tmp_path / "python", EXTRA, moments)
+    assert moments_of(ours) == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}}[moments]
+    assert files(in_cpp(ours, 0, tmp_path / "cpp", moments=moments)) == files(ours)
 
 
-def test_c19_python_gives_back_the_tensors_of_a_cpp_checkpoint(tmp_path):
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+def test_c19_python_gives_back_the_tensors_of_a_cpp_checkpoint(tmp_path, moments):
     """All but the generators that only Python has."""
-    theirs = in_cpp("-", 12, tmp_path / "cpp")
-    again = in_python(theirs, 0, tmp_path / "python")
+    theirs = in_cpp("-", 12, tmp_path / "cpp", moments=moments)
+    again = in_python(theirs, 0, tmp_path / "python", moments=moments)
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert (theirs / name).read_bytes() == (again / name).read_bytes()
     first, second = manifest.read(theirs), manifest.read(again)
@@ -77,14 +90,28 @@ def same_state(one, two):
     assert manifest.read(one)["topology"] == manifest.read(two)["topology"]
 
 
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
 @pytest.mark.parametrize(("own", "other"), [(in_python, in_cpp), (in_cpp, in_python)])
-def test_c1_c19_a_run_that_the_other_language_saved_again_ends_in_the_same_bits(tmp_path, own, other):
+def test_c1_c19_a_run_that_the_other_language_saved_again_ends_in_the_same_bits(
+    tmp_path, own, other, moments
+):
     """12 steps, through the other language, and 13 more: topology updates on either side of the border."""
-    whole = own("-", 25, tmp_path / "whole")
-    first = own("-", 12, tmp_path / "first")
-    through = other(first, 0, tmp_path / "through")
-    same_state(own(through.parent, 13, tmp_path / "end"), whole)
-    same_state(own(first.parent, 13, tmp_path / "alone"), whole)
+    whole = own("-", 25, tmp_path / "whole", moments=moments)
+    first = own("-", 12, tmp_path / "first", moments=moments)
+    through = other(first, 0, tmp_path / "through", moments=moments)
+    same_state(own(through.parent, 13, tmp_path / "end", moments=moments), whole)
+    same_state(own(first.parent, 13, tmp_path / "alone", moments=moments), whole)
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [("fp32", "bf16"), ("bf16", "fp32")])
+def test_c4_c19_both_languages_convert_moments_to_the_same_bits(tmp_path, saved, loaded):
+    """Loaded by an optimizer of the other format, in either language: equal files, then and 13 steps on."""
+    first = in_python("-", 12, tmp_path / "first", moments=saved)
+    for steps in (0, 13):
+        ours = in_python(first, steps, tmp_path / f"python{steps}", moments=loaded)
+        theirs = in_cpp(first, steps, tmp_path / f"cpp{steps}", moments=loaded)
+        assert moments_of(ours) == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}}[loaded]
+        same_state(ours, theirs)
 
 
 REFUSED = {
