@@ -93,9 +93,9 @@ struct Bf16Moments {
   static __m256i shift_xor(__m256i x, int bits) {
     return _mm256_xor_si256(x, _mm256_srli_epi32(x, bits));
   }
-  static __m256i eight_hashes(const GroupHash& hash, int first) {
-    const __m256i lanes =
-        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
+  static __m256i eight_hashes(const GroupHash& hash, std::int64_t first) {
+    const __m256i lanes = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                           _mm256_set1_epi32(static_cast<int>(first)));
     __m256i x = _mm256_xor_si256(lanes, broadcast(hash.low));
     x = _mm256_add_epi32(_mm256_mullo_epi32(shift_xor(x, 16), broadcast(kMix1)), broadcast(hash.middle));
     x = _mm256_mullo_epi32(shift_xor(x, 13), broadcast(kMix2));
@@ -112,7 +112,7 @@ struct Bf16Moments {
                            Storage* exp_avg_sq) {
     __m256i codes_m[2];
     __m256i codes_v[2];
-    for (int half = 0; half < 2; ++half) {
+    for (std::int64_t half = 0; half < 2; ++half) {
       const __m256i noise = eight_hashes(hash, 8 * half);
       codes_m[half] = round(m + 8 * half, _mm256_and_si256(noise, broadcast(0xFFFF)));
       const __m256i code = round(v + 8 * half, _mm256_srli_epi32(noise, 16));
