@@ -257,8 +257,10 @@ class CompactAdamW(torch.optim.Optimizer):
 
     def settle(self) -> None:
         """Wait until it is known whether the device skipped the last step; if so, take its count back."""
+        if self._counted is None:  # nothing is assigned: torch.compile of 2.11 cannot trace that here
+            return
         counted, self._counted = self._counted, None
-        if counted is not None and counted.settle():
+        if counted.settle():
             self._count_skipped("a GradScaler found NaN or infinity in a gradient")
 
     def _count_skipped(self, why: str) -> None:
