@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import smet
 from smet.bench.goals import ONE_SHAPE, layer_goal
-from smet.bench.peers import csr_forward, sparseprop_layer
+from smet.bench.peers import alone, csr_forward, sparseprop_layer
 from smet.bench.rounds import Body, run_rounds
 from smet.bench.rows import Row
 
@@ -77,7 +77,7 @@ def measure_case(case: LayerCase, op: str, algorithms: Sequence[str], rounds: in
     if peers:
         weight = sparse.dense_weight().detach()
         if op == "layer" and (peer := sparseprop_layer(weight)) is not None:
-            bodies[peer.name] = body_of(op, peer.layer, peer.weight, x, dy)
+            bodies[peer.name] = alone(body_of(op, peer.layer, peer.weight, x, dy))
         if op == "forward":
             bodies["torch CSR, feature-major"] = csr_forward(weight, x)
     measured = run_rounds(bodies, DENSE, rounds)

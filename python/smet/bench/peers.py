@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smet.bench.rounds import Body
+from smet.bench.rounds import WHOLE, Body
+
+_SETTLE = 0.01  # seconds
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,23 @@ def csr_forward(weight: Tensor, x: Tensor) -> Body:
             csr @ feature_major
 
     return forward
+
+
+def alone(body: Body) -> Body:
+    """`body`, and time for its threads to go to sleep.
+
+    A peer brings an OpenMP runtime of its own, whose threads spin for some ms after a call and would take the
+    cores from whoever is measured next.
+    """
+
+    def timed() -> dict[str, float]:
+        start = time.perf_counter()
+        body()
+        seconds = time.perf_counter() - start
+        time.sleep(_SETTLE)
+        return {WHOLE: seconds}
+
+    return timed
 
 
 def _module(name: str) -> object | None:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Measuring in rounds: every body once a round, so that a change of the machine's speed meets all of them.
 
-A round whose baseline ran below 85 % of its best rate says more about the machine than about the code: it is
-rejected for all bodies alike, and another one is run in its place, up to three times as many as asked for.
+A round whose baseline ran below 85 % of its best rate says more about the machine than about the code: it
+counts in no median, and another one is run in its place, up to three times as many as asked for.
+Minima are of all rounds: on a busy machine a body's undisturbed moment is seldom the baseline's.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 import time
@@ -23,7 +25,7 @@ _PATIENCE = 3
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one body or part over the rounds that count."""
+    """Seconds of one body or part: minimum of all rounds, median of those that count."""
 
     minimum: float
     median: float
@@ -31,16 +33,25 @@ class Times:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Samples of every body, by part; `whole` is all of it."""
+    """Samples of every body, by part, a number for each round; `whole` is all of a body."""
 
     samples: dict[str, dict[str, list[float]]]
-    kept: int
-    rejected: int
+    counts: list[bool]
+
+    @property
+    def kept(self) -> int:
+        """Rounds that count."""
+        return sum(self.counts)
+
+    @property
+    def rejected(self) -> int:
+        """Rounds that do not."""
+        return len(self.counts) - self.kept
 
     def times(self, body: str, part: str = WHOLE) -> Times:
         """Minimum and median of one part of a body."""
         seconds = self.samples[body][part]
-        return Times(min(seconds), statistics.median(seconds))
+        return Times(min(seconds), statistics.median(itertools.compress(seconds, self.counts)))
 
 
 def run_rounds(
@@ -62,18 +73,13 @@ def run_rounds(
             taken[name] = {WHOLE: clock() - start, **(parts or {})}
         if attempt >= _WARM_UP:
             log.append(taken)
-        if len(_counting(log, baseline)) >= rounds:
+        if sum(_counting(log, baseline)) >= rounds:
             break
-    counting = _counting(log, baseline)
-    samples = {
-        name: {part: [taken[name][part] for taken in counting] for part in counting[0][name]}
-        for name in bodies
-    }
-    return Rounds(samples, len(counting), len(log) - len(counting))
+    samples = {name: {part: [taken[name][part] for taken in log] for part in log[0][name]} for name in bodies}
+    return Rounds(samples, _counting(log, baseline))
 
 
-def _counting(log: list[dict[str, dict[str, float]]], baseline: str) -> list[dict[str, dict[str, float]]]:
-    if not log:
-        return []
-    slowest = min(taken[baseline][WHOLE] for taken in log) / _SLOWEST
-    return [taken for taken in log if taken[baseline][WHOLE] <= slowest]
+def _counting(log: list[dict[str, dict[str, float]]], baseline: str) -> list[bool]:
+    seconds = [taken[baseline][WHOLE] for taken in log]
+    slowest = min(seconds, default=0.0) / _SLOWEST
+    return [taken <= slowest for taken in seconds]

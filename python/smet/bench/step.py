@@ -119,4 +119,4 @@ def with_sums(measured: Rounds) -> Rounds:
     for name, parts in measured.samples.items():
         sums = [sum(column) for column in zip(*(parts[part] for part in PARTS), strict=True)]
         samples[name] = {**parts, WHOLE: sums}
-    return Rounds(samples, measured.kept, measured.rejected)
+    return Rounds(samples, measured.counts)

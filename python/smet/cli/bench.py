@@ -22,8 +22,8 @@ _SHAPES = [f"{out_features}x{in_features}" for out_features, in_features in SHAP
 def make_parser() -> Parser:
     """Without its tables: see add_tables."""
     return Parser(
-        description="Sparse and dense run in turn in one process; rounds in which the machine was slow are "
-        "rejected. A goal stands beside every figure that has one."
+        description="Sparse and dense run in turn in one process: minima of all rounds, medians of those in "
+        "which the machine was not slow. A goal stands beside every figure that has one."
     )
 
 
@@ -54,10 +54,11 @@ def run(arguments: Any) -> int:
     rejected = max((row.rejected for row in rows), default=0)
     kept = min((row.rounds for row in rows), default=0)
     print(
-        f"{kept} rounds at least; at most {rejected} rejected, in which dense ran below 85 % of its best rate"
+        f"medians of {kept} rounds at least; at most {rejected} do not count: "
+        "dense ran below 85 % of its best rate"
     )
     if kept < options.rounds:
-        print(f"note: fewer than the {options.rounds} rounds asked for counted; the machine is busy")
+        print(f"note: fewer than the {options.rounds} rounds asked for count; the machine is busy")
     if options.json:
         write_rows(rows, this_machine(), Path(options.json))
     return 0
