@@ -9,5 +9,5 @@ trap 'rm -rf "$folder"' EXIT
 clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I. \
   tests/fuzz/checkpoint_fuzz.cpp src/checkpoint/json.cpp src/checkpoint/safetensors.cpp -o "$folder/fuzz"
 mkdir "$folder/found"  # what it finds new is not kept; the corpus in the repository is small on purpose
-"$folder/fuzz" -max_total_time="$1" -timeout=10 -rss_limit_mb=1024 -max_len=4096 -print_final_stats=1 \
+"$folder/fuzz" -max_total_time="$1" -timeout=120 -rss_limit_mb=1024 -max_len=4096 -print_final_stats=1 \
   -artifact_prefix=./ "$folder/found" tests/fuzz/corpus

@@ -14,6 +14,8 @@ namespace py = pybind11;
 namespace smet::bindings {
 namespace {
 
+using no_gil = py::call_guard<py::gil_scoped_release>;
+
 py::object info_tuple(const at::Tensor& values) {
   const auto info = values_info(values);
   if (!info) return py::none();
@@ -50,13 +52,13 @@ void bind_nn(py::module_& module) {
   module.def("values_info", &info_tuple, py::arg("values"),
              "(out_features, in_features, name) of a registered values parameter, or None.");
   module.def("draw_initial_mask", &initial_mask, py::arg("out_features"), py::arg("in_features"),
-             py::arg("n"), py::arg("seed"), py::arg("name"),
+             py::arg("n"), py::arg("seed"), py::arg("name"), no_gil(),
              "Packed mask of n positions, a function of (seed, name, shape, n).");
   module.def("fill_initial_values", &fill_values, py::arg("values"), py::arg("mask"), py::arg("rank"),
              py::arg("in_features"), py::arg("seed"), py::arg("name"), py::arg("init_std") = py::none(),
-             py::arg("fan_in_scale") = false, "Draw the initial values in place.");
+             py::arg("fan_in_scale") = false, no_gil(), "Draw the initial values in place.");
   module.def("fill_initial_bias", &fill_bias, py::arg("bias"), py::arg("in_features"), py::arg("seed"),
-             py::arg("name"), py::arg("init_std") = py::none(), "Draw the initial bias in place.");
+             py::arg("name"), py::arg("init_std") = py::none(), no_gil(), "Draw the initial bias in place.");
   module.def(
       "algorithm_names",
       [](const std::string& device) {

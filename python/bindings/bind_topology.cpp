@@ -254,10 +254,17 @@ void bind_views(py::module_& module) {
       .def_readonly("step", &TopologyContext::step)
       .def_readonly("update", &TopologyContext::update)
       .def_readonly("key", &TopologyContext::key);
-  module.def("age_histogram", &age_histogram, py::arg("layer"));
+  using no_gil = py::call_guard<py::gil_scoped_release>;
+  module.def("age_histogram", &age_histogram, py::arg("layer"), no_gil());
   module.def(
       "topology_hash", [](const std::vector<LayerView>& layers) { return topology_hash(layers); },
-      py::arg("layers"));
+      py::arg("layers"), no_gil());
+}
+
+// What Python would do between two bytecodes: run the handlers of signals that came, which may raise.
+void raise_signals() {
+  const py::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
 void bind_engine(py::module_& module) {
@@ -275,7 +282,7 @@ void bind_engine(py::module_& module) {
       .def(
           "update",
           [](TopologyEngine& engine, const std::vector<LayerView>& layers, OptimizerStep optimizer_step) {
-            return engine.update(layers, optimizer_step);
+            return engine.update(layers, optimizer_step, &raise_signals);
           },
           py::call_guard<py::gil_scoped_release>())
       .def("candidates_wanted", &TopologyEngine::candidates_wanted)

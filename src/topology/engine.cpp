@@ -195,14 +195,18 @@ LayerUpdate TopologyEngine::commit(const LayerView& layer, const Plan& plan, con
   return update;
 }
 
-const TopologyUpdate& TopologyEngine::update(const Layers& layers, OptimizerStep optimizer_step) {
+const TopologyUpdate& TopologyEngine::update(const Layers& layers, OptimizerStep optimizer_step,
+                                             const std::function<void()>& interruption) {
   const at::NoGradGuard no_grad;
   const std::int64_t step = state_.steps + 1;
   for (const LayerView& layer : layers) check_inputs(layer, replaced(layer, step));
 
   std::vector<Plan> plans;
   plans.reserve(layers.size());
-  for (const LayerView& layer : layers) plans.push_back(plan(layer, replaced(layer, step)));
+  for (const LayerView& layer : layers) {
+    if (interruption) interruption();
+    plans.push_back(plan(layer, replaced(layer, step)));
+  }
 
   const std::map<std::string, at::Tensor> scratch = commit_scratch(layers);
 

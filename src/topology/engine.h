@@ -3,6 +3,7 @@
 // rest to it.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -55,7 +56,9 @@ class TopologyEngine {
   void settle(OptimizerStep optimizer_step);
   // Counts one optimizer step and updates every layer. Strong guarantee: every layer's new topology is
   // planned (scores, positions, checks, scratch) before the first is changed; an exception changes nothing.
-  const TopologyUpdate& update(const Layers& layers, OptimizerStep optimizer_step);
+  // `interruption` is called before each layer's plan and may throw.
+  const TopologyUpdate& update(const Layers& layers, OptimizerStep optimizer_step,
+                               const std::function<void()>& interruption = {});
 
   // Candidates that the backward pass before the next step must record for this layer; 0 = none.
   std::int64_t candidates_wanted(const LayerView& layer) const;

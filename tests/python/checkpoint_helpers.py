@@ -36,9 +36,18 @@ class Net(nn.Module):
 class Run:
     """Two backward passes a step, a learning rate with warm-up, a topology update every 4 steps."""
 
-    def __init__(self, seed=0, density=0.4, dtype=torch.float32, grow="random", opt_class=None, **options):
+    def __init__(
+        self,
+        seed=0,
+        density=0.4,
+        dtype=torch.float32,
+        grow="random",
+        opt_class=None,
+        device="cpu",
+        **options,
+    ):
         torch.manual_seed(seed)
-        self.model = Net().to(dtype)
+        self.model = Net().to(device, dtype)
         smet.sparsify_(self.model, density=density, skip=("head",), seed=3)
         make = opt_class or smet.CompactAdamW
         named = self.model if opt_class is None else self.model.parameters()
@@ -65,7 +74,7 @@ class Run:
     def _do(self, step, operation):
         if operation.startswith("backward"):
             generator = torch.Generator().manual_seed(10 * step + int(operation[-1]))
-            tokens = torch.randint(11, (6,), generator=generator)
+            tokens = torch.randint(11, (6,), generator=generator).to(self.model.embed.weight.device)
             noise = 1 + 0.01 * random.random() + 0.01 * np.random.rand()
             (nn.functional.cross_entropy(self.model(tokens).float(), tokens.flip(0)) * noise).backward()
         elif operation == "optimizer":

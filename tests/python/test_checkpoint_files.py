@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 import smet
-from checkpoint_helpers import OPERATIONS, STEPS, Run, refused, rewrite
-from smet.checkpoint import checkpoint_steps, durable, folder, manifest, tensor_file
+from checkpoint_helpers import OPERATIONS, STEPS, Run, differences, numbers_of, refused, rewrite, tensors_of
+from smet.checkpoint import checkpoint_steps, durable, folder, generators, manifest, tensor_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,6 +137,38 @@ def test_c9_newer_format_version_rejected(step):
     refused(step, "format version 2; this smet reads 1 to 1")
     rewrite(step, lambda body: body.update(version=1, format="other"))
     refused(step, "format is 'other'")
+
+
+# C18: other devices
+
+
+def test_c18_from_one_device_to_another_and_back(tmp_path, device):
+    """Saved on the CPU, continued on `device`, saved there, loaded on the CPU: every bit of what was saved."""
+    first, there, back = Run(), Run(seed=1, device=device), Run(seed=2)
+    first.advance(31)
+    there.load(first.save(tmp_path / "a"))
+    assert {param.device.type for param in there.model.parameters()} == {device}
+    on_cpu = {name: tensor.cpu() for name, tensor in tensors_of(there).items()}
+    assert differences(tensors_of(first), on_cpu) == []
+    there.advance(30)
+    back.load(there.save(tmp_path / "b"))
+    on_cpu = {name: tensor.cpu() for name, tensor in tensors_of(there).items()}
+    assert differences(on_cpu, tensors_of(back)) == []
+    assert numbers_of(back) == numbers_of(there) and there.topo.updates == 2
+    back.advance(STEPS * len(OPERATIONS) - back.done)
+
+
+def test_c18_generators_of_a_device_that_is_not_here_are_left(tmp_path, monkeypatch):
+    """A checkpoint of a machine with more GPUs loads; the generators of this one are set."""
+    run, states = Run(), generators.states
+    with monkeypatch.context() as patch:
+        more = torch.arange(16, dtype=torch.uint8)
+        patch.setattr(generators, "states", lambda: states() | {"cuda:97": more})
+        path = run.save(tmp_path)
+    assert "generators/0/cuda:97" in load_file(path / "run.safetensors")
+    noise = torch.rand(5)
+    Run(seed=1).load(path)
+    assert torch.equal(torch.rand(5), noise)
 
 
 # C11, C14-C16: memory, disk, old checkpoints, two writers

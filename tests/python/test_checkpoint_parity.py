@@ -65,6 +65,12 @@ EXTRA = {
 }
 
 
+def test_c21_seeds_give_the_same_model_in_python_and_cpp(tmp_path):
+    ours, theirs = in_python("-", 0, tmp_path / "python"), in_cpp("-", 0, tmp_path / "cpp")
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert files(ours)[name] == files(theirs)[name]
+
+
 @pytest.mark.parametrize("moments", ["fp32", "bf16"])
 def test_c19_cpp_gives_back_the_bytes_of_a_python_checkpoint(tmp_path, moments):
     ours = in_python("-", 12, tmp_path / "python", EXTRA, moments)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Two gloo processes, plain DistributedDataParallel: one topology, one result, errors on all of them."""
+"""Two to four gloo processes, plain DistributedDataParallel: one topology, one result, errors on all."""
 
 import os
 import signal
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 WORLD = 2
 
 
-def launch(folder, world):
-    """Run distributed_worker.py in `world` processes; their results by rank."""
+def launch(folder, world, *scenarios):
+    """Run distributed_worker.py (all scenarios, or those named) in `world` processes; results by rank."""
     program = str(Path(worker.__file__))
     processes = [
         subprocess.Popen(
-            [sys.executable, program, str(rank), str(world), str(folder)],
+            [sys.executable, program, str(rank), str(world), str(folder), *scenarios],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -187,3 +187,16 @@ def test_d9_rank_0_writes_and_what_fails_there_fails_everywhere(of):
 def test_d2_resume_of_two_ranks_is_bit_exact_generators_included(of):
     for result in of("checkpoints"):
         assert result["resumed"] and result["same_noise"]
+
+
+@pytest.mark.parametrize("world", [3, pytest.param(4, marks=pytest.mark.long)])
+def test_d1_d2_d4_three_and_four_processes(tmp_path, world):
+    """Bit-identical to each other, to 1e-12 one process with the whole batch; under FSDP2 (D10) too."""
+    every = launch(tmp_path, world, "ddp", "desync", "fsdp2")
+    assert len(every) == world
+    for result in every:
+        assert_bit_identical(every[0]["ddp"], result["ddp"])
+        assert f"layer '2' of rank {world - 1} (rank 0: " in result["desync"]["error"]
+        assert_close(result["fsdp2"], every[0]["ddp"])
+        assert result["fsdp2"]["dcp"] == []
+    assert_close(every[0]["ddp"], worker.run(0, 1))

@@ -333,3 +333,21 @@ def test_names_do_not_change_when_wrapped():
             smet.sparsify_(torch.nn.parallel.DistributedDataParallel(llama()))
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_c20_a_dense_checkpoint_of_transformers_gives_the_same_logits(name, tmp_path):
+    """densify_ and save_pretrained: transformers alone reads it; sums run in another order, no more."""
+    model, opt, topo = build(name)
+    train(name, model, opt, topo, 0, INTERVAL + 1)
+    model.eval()
+    tokens = torch.arange(24).reshape(2, 12) % VOCAB
+    with torch.no_grad():
+        sparse = model(tokens).logits
+        dense = copy.deepcopy(model)
+        smet.densify_(dense)
+        dense.save_pretrained(tmp_path)
+        loaded = type(dense).from_pretrained(tmp_path).eval()
+        assert not list(smet.sparse_layers(loaded))
+        assert torch.equal(loaded(tokens).logits, dense(tokens).logits)
+        torch.testing.assert_close(loaded(tokens).logits, sparse, rtol=1e-5, atol=1e-6)
