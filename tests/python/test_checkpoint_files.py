@@ -143,7 +143,7 @@ def test_c9_newer_format_version_rejected(step):
 
 
 def test_c18_from_one_device_to_another_and_back(tmp_path, device):
-    """Saved on the CPU, continued on `device`, saved there, loaded on the CPU: every bit of what was saved."""
+    """Saved on the CPU, continued on `device`, saved there, loaded on the CPU: every bit."""
     first, there, back = Run(), Run(seed=1, device=device), Run(seed=2)
     first.advance(31)
     there.load(first.save(tmp_path / "a"))
