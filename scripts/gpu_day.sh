@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
-# The day there is a GPU: builds with CUDA, tests on the device, compute-sanitizer, benchmarks; one report file.
-# Needs nvcc 13 and, in the python that is found first, torch 2.11 or newer with CUDA 13, scikit-build-core, cmake,
-# ninja, pytest and hypothesis. Downloads nothing. It has never run on a GPU.
+# The day there is a GPU: builds with CUDA, tests on the device, compute-sanitizer on the kernel tests, benchmarks,
+# the demo; one report file. Needs nvcc 13 and libgtest-dev and, in the python that is found first, torch 2.11 or
+# newer with CUDA 13, scikit-build-core, cmake, ninja, pytest, hypothesis, transformers, tokenizers and matplotlib.
+# Downloads nothing. It has never run on a GPU.
 # Exit code 0: everything passed; 1: a step failed (the report says which); 2: a tool is missing; 3: no GPU.
 # Usage: scripts/gpu_day.sh [REPORT]
 set -u
@@ -10,13 +11,17 @@ cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
 report=${1:-runs/gpu_day.txt}
 site="$PWD/build-cuda/site"
+kernel_tests=build-cuda/tests/gpusim/kernels/smet_cuda_kernel_tests
 
 missing() { echo "smet: $1" >&2; exit 2; }
 command -v python >/dev/null || missing "no python in PATH"
 command -v nvcc >/dev/null || missing "no nvcc in PATH; install the CUDA toolkit 13.0, or put its bin folder into PATH"
 python -c 'import torch; assert torch.version.cuda' 2>/dev/null || missing "no torch with CUDA in $(command -v python)"
-python -c 'import scikit_build_core, cmake, ninja, pytest, hypothesis' 2>/dev/null ||
-  missing "one of scikit-build-core, cmake, ninja, pytest, hypothesis is missing in $(command -v python)"
+modules="scikit_build_core cmake ninja pytest hypothesis transformers tokenizers matplotlib"
+for module in $modules; do
+  python -c "import importlib.util as u, sys; sys.exit(u.find_spec('$module') is None)" ||
+    missing "$(command -v python) has no module $module; the script needs $modules"
+done
 
 mkdir -p "$(dirname "$report")" build-cuda
 : >"$report"
@@ -31,8 +36,14 @@ step() {  # NAME COMMAND...
   return "$status"
 }
 
+build_kernel_tests() {
+  cmake -S . -B build-cuda -DSMET_BUILD_TESTS=ON >build-cuda/configure.log || { cat build-cuda/configure.log; return 1; }
+  cmake --build build-cuda --target smet_cuda_kernel_tests
+}
+
 step build python -m pip --disable-pip-version-check install --quiet --no-index --no-build-isolation --no-deps \
   --upgrade --target "$site" -C build-dir=build-cuda -C cmake.define.SMET_CUDA=ON . || exit 1
+step kernel-tests-build build_kernel_tests || exit 1
 export PYTHONPATH="$site" LD_LIBRARY_PATH="$site/smet/lib:${LD_LIBRARY_PATH:-}"
 step info python -m smet info || exit 1
 if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
@@ -41,11 +52,11 @@ if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; the
 fi
 
 step device nvidia-smi
+step kernel-tests "$kernel_tests" --gtest_brief=1
 step tests python -m pytest -q tests/python -m "cuda or not cuda"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck initcheck; do
-    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      python benchmarks/device.py --device cuda --check
+    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$kernel_tests" --gtest_brief=1
   done
 else
   echo "smet: FAILED: no compute-sanitizer in PATH; it comes with the CUDA toolkit" | tee -a "$report"
@@ -53,4 +64,5 @@ else
 fi
 step gate scripts/cuda_gate.sh
 step benchmark python benchmarks/device.py --device cuda
+step demo python -m smet demo --device cuda --out runs/gpu_day_demo
 exit "$failed"

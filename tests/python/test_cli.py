@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from smet._info import cuda_kernels
 from smet.cli import main
 from smet.train.config import PretrainConfig
 from smet.train.errors import ConfigError
@@ -131,6 +132,34 @@ COMBINATIONS = [
 def test_L3_invalid_combinations_are_refused_before_data_is_read(capsys, tmp_path, flags, said):
     missing = tmp_path / "missing.txt"  # would be an error of its own, were it looked at
     code, _, err = run(capsys, "pretrain", "--data", str(missing), *flags)
+    assert code == 2
+    assert said in err
+    assert "missing.txt" not in err
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("tpu", "--device is 'tpu'; expected auto, cpu, cuda or cuda:N"),
+        ("meta", "--device is 'meta'; expected auto, cpu, cuda or cuda:N"),
+        pytest.param(
+            "cuda", "this smet was built without CUDA kernels",
+            marks=pytest.mark.skipif(cuda_kernels() != "not built", reason="built with CUDA"),
+        ),
+        ("cuda:99", "cuda:99"),
+    ],
+)  # fmt: skip
+def test_L3_a_device_that_is_not_there_is_refused(capsys, tmp_path, device, said):
+    code, _, err = run(
+        capsys,
+        "pretrain",
+        "--data",
+        str(tmp_path / "missing.txt"),
+        "--device",
+        device,
+        "--out",
+        str(tmp_path),
+    )
     assert code == 2
     assert said in err
     assert "missing.txt" not in err

@@ -23,6 +23,7 @@ def make_parser() -> Parser:
     parser.add_argument("--data", type=str | None, default=None, metavar="PATH", help="as in pretrain")
     parser.add_argument("--steps", type=int, default=None, help="steps of each run, other than the preset's")
     parser.add_argument("--seed", type=int, default=0, help="seed of both runs")
+    parser.add_argument("--device", type=str, default="auto", help="as in pretrain")
     return parser
 
 
@@ -32,4 +33,4 @@ def run(arguments: Any) -> int:
         raise ConfigError(f"--steps is {arguments.steps}; expected at least 1")
     from smet.train.demo import demo
 
-    return demo(arguments.out, arguments.data, arguments.steps, arguments.seed)
+    return demo(arguments.out, arguments.data, arguments.steps, arguments.seed, arguments.device)

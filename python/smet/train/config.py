@@ -95,6 +95,9 @@ class PretrainConfig:
         "training", "a loss or gradient that is NaN or infinite stops the run, or skips the step", "raise"
     )
     seed: int = option("training", "seed of weights, data order and topology", 0)
+    device: str = option(
+        "training", "cpu, cuda, cuda:N, or auto: a GPU where smet was built for one", "auto", "DEVICE"
+    )
     threads: int | None = option("training", "threads of torch; none: torch's choice")
 
     eval_every: int = option("evaluation", "steps between evaluations; 0 = only at the end", 50)

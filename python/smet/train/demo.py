@@ -37,10 +37,10 @@ DENSE_LR = 2e-3
 SMET_LR = 4e-3
 
 
-def demo(out: str, data: str | None, steps: int | None, seed: int) -> int:
+def demo(out: str, data: str | None, steps: int | None, seed: int, device: str = "auto") -> int:
     """Both runs; returns the exit code."""
     folder = Path(out)
-    common = replace(PRESET, data=data, seed=seed, steps=steps or PRESET.steps, overwrite=True)
+    common = replace(PRESET, data=data, seed=seed, steps=steps or PRESET.steps, device=device, overwrite=True)
     dense_config = replace(common, method="dense", interval=None, lr=DENSE_LR, out=str(folder / "dense"))
     smet_config = replace(common, method="smet", density=0.25, lr=SMET_LR, out=str(folder / "smet"))
     vocab = getattr(load_model_config(common), "vocab_size", None)

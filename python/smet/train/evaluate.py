@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from smet.train.device import device_of
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -52,7 +54,9 @@ def evaluate(
     nats = 0.0
     try:
         for windows in _windows(tokens, seq, batch):
-            nats += next_token_loss(model, windows, reduction="none").double().sum().item()
+            nats += (
+                next_token_loss(model, windows.to(device_of(model)), reduction="none").double().sum().item()
+            )
     finally:
         model.train(was_training)
     count = len(tokens) - 1

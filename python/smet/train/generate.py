@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from smet.train.config import PretrainConfig
+from smet.train.device import device_of
 from smet.train.errors import ConfigError
 from smet.train.loop import sparsify
 from smet.train.methods import is_sparse
@@ -35,7 +36,7 @@ def load_run(folder: Path) -> tuple[nn.Module, Tokenizer]:
     model = build_model(config, model_config.vocab_size, model_config)
     if is_sparse(config):
         sparsify(model, config)
-    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    model.load_state_dict(torch.load(folder / "weights.pt", map_location="cpu", weights_only=True))
     model.eval()
     return model, load_tokenizer(folder / "tokenizer.json")
 
@@ -64,15 +65,16 @@ def generate(
     longest = getattr(model.config, "max_position_embeddings", None) or len(ids) + tokens
     ids = ids[-longest + 1 :]
     produced: list[int] = []
-    feed, cache = torch.tensor([ids]), None
+    device = device_of(model)
+    feed, cache = torch.tensor([ids], device=device), None
     while len(produced) < tokens and len(ids) + len(produced) < longest:
         output = model(input_ids=feed, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
-        token = _draw(output.logits[0, -1].float(), temperature, top_k, generator)
+        token = _draw(output.logits[0, -1].float().cpu(), temperature, top_k, generator)
         if token == stop:
             break
         produced.append(token)
-        feed = torch.tensor([[token]])
+        feed = torch.tensor([[token]], device=device)
     model.train(was_training)
     return prompt + str(tokenizer.decode(produced))
 

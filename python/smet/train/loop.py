@@ -17,6 +17,7 @@ from smet.train.age_probe import AgeProbe
 from smet.train.checkpoints import RunCheckpoints, Training
 from smet.train.config import PretrainConfig
 from smet.train.data import Batches, TokenData
+from smet.train.device import device_of
 from smet.train.errors import NonFiniteLossError
 from smet.train.evaluate import evaluate, next_token_loss
 from smet.train.methods import is_dynamic, is_sparse
@@ -167,7 +168,7 @@ def backward(
     parallel: Parallel = ALONE,
 ) -> float:
     """Add the gradients of one of `parts` equal batches; its part of the step's loss."""
-    loss = next_token_loss(model, batch) / parts
+    loss = next_token_loss(model, batch.to(device_of(model))) / parts
     value = loss.item()
     if on_nonfinite == "raise" and parallel.any(not math.isfinite(value)):
         raise NonFiniteLossError(

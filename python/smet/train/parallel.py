@@ -69,13 +69,13 @@ class Parallel:
 
 
 @contextmanager
-def parallel_run() -> Iterator[Parallel]:
+def parallel_run(device: torch.device) -> Iterator[Parallel]:
     """The processes that torchrun started, joined; one process by itself without torchrun."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ or dist.is_initialized():
         yield Parallel(*_processes.rank_and_world())
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
     try:
         yield Parallel(dist.get_rank(), world)
     finally:

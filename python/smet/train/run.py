@@ -26,6 +26,7 @@ from smet.train import process_memory
 from smet.train.checkpoints import RunCheckpoints
 from smet.train.config import PretrainConfig
 from smet.train.data import TokenData, load_data
+from smet.train.device import choose_device, device_of
 from smet.train.display import make_display
 from smet.train.errors import CheckpointRunError, ConfigError
 from smet.train.log import JsonlLog, events_until, write_json
@@ -57,8 +58,9 @@ def pretrain(config: PretrainConfig, data: TokenData | None = None) -> RunResult
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model_config = load_model_config(config)
+    device = choose_device(config.device)
     process_memory.reset_peak()
-    with parallel_run() as parallel, ExitStack() as stack:
+    with parallel_run(device) as parallel, ExitStack() as stack:
         folder = parallel.from_main(lambda: _choose_folder(config))
         try:
             parallel.from_main(lambda: stack.enter_context(durable.locked(folder)))
@@ -67,7 +69,7 @@ def pretrain(config: PretrainConfig, data: TokenData | None = None) -> RunResult
         if data is None:
             vocab = getattr(model_config, "vocab_size", None)
             data = parallel.main_first(lambda: load_data(config, folder, vocab))
-        model = build_model(config, data.vocab, model_config)
+        model = build_model(config, data.vocab, model_config).to(device)
         return _run(config, folder, model, data, parallel)
 
 
@@ -88,9 +90,10 @@ def _run(
         for note in data.notes:
             display.line(f"note: {note}")
         processes = f"; {parallel.world} processes" if parallel.world > 1 else ""
+        where = "" if device_of(model).type == "cpu" else f" on {torch.cuda.get_device_name()}"
         display.line(
             f"{config.method}: {describe(model)}, vocabulary {data.vocab}, {len(data.train):,} tokens to "
-            f"train on, {len(data.held_out):,} held out; writing to {folder}{processes}"
+            f"train on, {len(data.held_out):,} held out; writing to {folder}{processes}{where}"
         )
         tokens = config.batch * config.seq * config.accumulate * parallel.world
         record = Record(log, display, config.steps, tokens)
