@@ -24,7 +24,7 @@ test: build/tests
 test-long: build/tests
 	$(BIN)/python -m pytest -m long
 
-promises: build/package
+promises: build/tests
 	$(BIN)/python scripts/promises.py
 
 bench: build/package

@@ -72,6 +72,10 @@ void dump(const Json& value, int depth, std::string& out) {
 }  // namespace
 
 Json parse_json(std::string_view text) {
+  // nlohmann's parser takes a NUL byte for the end, and would accept whatever follows.
+  if (text.find('\0') != std::string_view::npos) {
+    throw std::invalid_argument("the JSON holds a NUL byte");
+  }
   std::vector<std::set<std::string>> keys;
   const auto check = [&keys](int depth, Json::parse_event_t event, Json& parsed) {
     if (depth > kDeepest) throw std::invalid_argument("the JSON is nested too deep");

@@ -34,7 +34,7 @@ def built():
 @pytest.mark.parametrize(
     "dtype,grow", [("float32", "random"), ("bfloat16", "random"), ("float32", "gradient")]
 )
-def test_same_run_as_on_the_cpu(tmp_path, dtype, grow):
+def test_t9_same_run_as_on_the_cpu(tmp_path, dtype, grow):
     want = train(tmp_path / "cpu.pt", dtype, grow)
     got = train(tmp_path / "cuda.pt", dtype, grow, OPERATORS)
     assert got.pop("launches") > 500

@@ -70,10 +70,19 @@ def test_j9_kernels_under_valgrind():
     )
 
 
-SMOKE = ("SelectKeep.Ref*", "Relayout*", "KeyedDraws*", "GradTopk*", "AdamWStep*Ragged*", "MaskRank*")
+SMOKE = ("SelectKeep.Ref*", "Relayout*", "GradTopk*", "MaskRank*", "MaskHash*", "HasPadBits*")
 
 
-# The interpreter lock and signals
+# Threads, the interpreter's lock and signals
+
+
+@pytest.mark.parametrize(
+    ("program", "tests"), [("smet_executor_tests", "*J6*:*J7*"), ("kernels/smet_kernel_tests", "Philox*")]
+)
+def test_j6_j7_t10_in_cpp(program, tests):
+    """What is thrown on a thread reaches the caller; chunks run at the same time; Philox's known answers."""
+    said = run(CPP / program, f"--gtest_filter={tests}")
+    assert int(re.search(r"\[  PASSED  \] (\d+) tests", said).group(1)) >= 2
 
 
 def large_model():

@@ -155,10 +155,16 @@ def test_c1_last_step_and_a_finished_run_stays_as_it_is(options, data, whole, tm
     assert_equal_runs(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("method", ["dense", "static", "rigl"])
+@pytest.mark.parametrize("method", ["dense", "static", "rigl", "bf16 moments"])
 def test_c1_every_method_resumes(options, data, tmp_path, monkeypatch, method):
-    extra = {"interval": None, "stop": None} if method != "rigl" else {}
-    base = replace(options, method=method, steps=12, **extra)
+    fixed = {"interval": None, "stop": None}
+    extra = {
+        "dense": {"method": "dense", **fixed},
+        "static": {"method": "static", **fixed},
+        "rigl": {"method": "rigl"},
+        "bf16 moments": {"moments": "bf16"},
+    }[method]
+    base = replace(options, steps=12, **extra)
     whole = pretrain(replace(base, out=str(tmp_path / "whole")), data).folder
     config = replace(base, out=str(tmp_path / "run"), resume="auto")
     with monkeypatch.context() as patch:

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""X5: no file that the safetensors library refuses is accepted by the C++ reader."""
+"""X5, X9: no file that the safetensors library refuses is accepted by the C++ reader; fuzzing it.
+
+Run as a program it prints the table of verdicts.
+"""
 
 import json
 import random
 import struct
 import subprocess
+import tempfile
 from pathlib import Path
 
+import pytest
 import safetensors
 
-PROGRAM = Path(__file__).parents[2] / "build" / "tests" / "cpp" / "safetensors_verdict"
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "build" / "tests" / "cpp" / "safetensors_verdict"
 
 
 def file(header, data=b""):
@@ -59,6 +65,11 @@ CASES = {
     "three offsets": (file({"a": tensor(offsets=(0, 4, 8))}, bytes(8)), False),
     "deep": (file(b'{"a":' * 5000 + b"1" + b"}" * 5000), False),
     "rest after the object": (file(b"{} {}"), False),
+    "NUL after the object": (file(b"{}\0"), False),
+    "NUL and a second object": (
+        file(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}\0{}', bytes(8)),
+        False,
+    ),
     "twice": (
         file(
             b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
@@ -119,11 +130,42 @@ def mutated(rng):
     return bytes(content)
 
 
-def test_x5_nothing_is_accepted_that_the_library_refuses(tmp_path):
+def verdicts(count, folder):
+    """(content, whether we accept it, whether the library does) of generated files."""
     rng = random.Random(0)
-    corpus = [mutated(rng) for _ in range(4000)]
-    accepted = ours(corpus, tmp_path)
-    theirs = [library(content) for content in corpus]
-    wrong = [content for content, we, they in zip(corpus, accepted, theirs, strict=True) if we and not they]
-    assert wrong == []
-    assert sum(accepted) >= 50 and sum(theirs) >= sum(accepted)
+    corpus = [mutated(rng) for _ in range(count)]
+    return list(zip(corpus, ours(corpus, folder), map(library, corpus), strict=True))
+
+
+@pytest.mark.parametrize("count", [4000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_x5_nothing_is_accepted_that_the_library_refuses(tmp_path, count):
+    found = verdicts(count, tmp_path)
+    assert [content for content, we, they in found if we and not they] == []
+    accepted, theirs = sum(we for _, we, _ in found), sum(they for _, _, they in found)
+    assert accepted >= count // 80 and theirs >= accepted
+
+
+@pytest.mark.long
+def test_x9_a_minute_of_fuzzing_finds_nothing():
+    """Half a minute of it in every run of .ci/run, ten minutes by hand: scripts/fuzz.sh 600."""
+    done = subprocess.run([ROOT / "scripts" / "fuzz.sh", "60"], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "stat::number_of_executed_units" in done.stderr
+
+
+def main():
+    word = {True: "accepted", False: "refused"}
+    with tempfile.TemporaryDirectory() as folder:
+        accepted = ours([content for content, _ in CASES.values()], Path(folder))
+        print(f"{'file':30} {'safetensors':12} smet")
+        for (name, (content, _)), we in zip(CASES.items(), accepted, strict=True):
+            print(f"{name:30} {word[library(content)]:12} {word[we]}")
+        found = verdicts(4000, Path(folder))
+    for they in (True, False):
+        for we in (True, False):
+            number = sum((ours_, theirs) == (we, they) for _, ours_, theirs in found)
+            print(f"generated: {number:<19} {word[they]:12} {word[we]}")
+
+
+if __name__ == "__main__":
+    main()

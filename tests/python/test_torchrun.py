@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from smet.checkpoint import checkpoint_steps
 from smet.train.log import read_log
@@ -158,6 +159,20 @@ def test_c2_c17_l4_l7_stopped_by_every_signal_and_killed(flags, tmp_path):
         assert list(read_log(folder / "log.jsonl"))  # every whole line is JSON
         assert "\x1b" not in output  # L8
     assert ended(pretrain(*flags, f"--out={folder}"))[0] == 0
+    assert_equal_runs(folder, tmp_path / "whole")
+
+
+def test_c2_c17_bf16_moments_resume_bit_exact_in_a_new_process(flags, tmp_path):
+    folder, compact = tmp_path / "run", [*flags, "--moments=bf16"]
+    assert ended(pretrain(*compact, f"--out={tmp_path / 'whole'}"))[0] == 0
+    process = pretrain(*compact, f"--out={folder}")
+    signal_at(process, folder, 12, signal.SIGTERM)
+    assert ended(process)[0] == 143
+    step = checkpoint_steps(folder / "checkpoints")[-1]
+    saved = load_file(folder / "checkpoints" / f"step-{step:08}" / "optimizer.safetensors")
+    dtypes = {tensor.dtype for name, tensor in saved.items() if "exp_avg" in name}
+    assert 12 <= step < 40 and dtypes == {torch.bfloat16}
+    assert ended(pretrain(*compact, f"--out={folder}"))[0] == 0
     assert_equal_runs(folder, tmp_path / "whole")
 
 
