@@ -10,7 +10,7 @@ set -u
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
 report=${1:-runs/gpu_day.txt}
-site="$PWD/build-cuda/site"
+venv="$PWD/build-cuda/venv"
 kernel_tests=build-cuda/tests/gpusim/kernels/smet_cuda_kernel_tests
 
 missing() { echo "smet: $1" >&2; exit 2; }
@@ -41,10 +41,16 @@ build_kernel_tests() {
   cmake --build build-cuda --target smet_cuda_kernel_tests
 }
 
+# A venv of its own that sees this python's packages but not what they load at start: an editable smet would hide
+# the one built here.
+python -m venv --without-pip "$venv" || exit 1
+site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+python -c 'import sys; print("\n".join(path for path in sys.path if path.endswith("-packages")))' >"$site/packages.pth"
+PATH="$venv/bin:$PATH"
+
 step build python -m pip --disable-pip-version-check install --quiet --no-index --no-build-isolation --no-deps \
   --upgrade --target "$site" -C build-dir=build-cuda -C cmake.define.SMET_CUDA=ON . || exit 1
 step kernel-tests-build build_kernel_tests || exit 1
-export PYTHONPATH="$site" LD_LIBRARY_PATH="$site/smet/lib:${LD_LIBRARY_PATH:-}"
 step info python -m smet info || exit 1
 if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   echo "smet: built with CUDA, but torch sees no GPU on this machine: nothing was run on a device" | tee -a "$report" >&2
