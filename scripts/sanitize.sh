@@ -14,8 +14,8 @@ build() {  # FOLDER FLAGS OPTION TARGET...
   # Not -Werror: instrumented code leads GCC's flow warnings astray.
   cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSMET_WERROR=OFF "$option" \
     -DSMET_BUILD_PYTHON=OFF -DSMET_BUILD_TESTS=ON -DPython_EXECUTABLE="$PWD/.venv/bin/python" \
-    -DCMAKE_CXX_FLAGS="$flags -fno-omit-frame-pointer" >/dev/null
-  cmake --build "$folder" -j "${JOBS:-2}" --target "$@" >/dev/null
+    -DCMAKE_CXX_FLAGS="$flags -fno-omit-frame-pointer" --no-warn-unused-cli >/dev/null
+  cmake --build "$folder" -j "${JOBS:-2}" --target "$@" >"$folder/build.log" || { tail -30 "$folder/build.log"; exit 1; }
 }
 
 address() {

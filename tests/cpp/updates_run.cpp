@@ -11,7 +11,7 @@
 
 #include "parity_network.h"
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/allocator_interface.h>
+extern "C" std::size_t __sanitizer_get_current_allocated_bytes();  // g++ comes without the header
 #endif
 
 namespace {
