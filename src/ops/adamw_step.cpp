@@ -272,6 +272,8 @@ void adamw_step_with(const AdamWKernels& kernels, TensorList params, TensorList 
 
 namespace {
 
+constexpr int64_t kOperationsPerWeight = 16;
+
 void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs,
                     TensorList cohorts, TensorList tables, at::ArrayRef<double> beta1,
                     at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
@@ -285,14 +287,17 @@ void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, Te
     for (const Tensor& grad : grads) unscaled.push_back(grad.div(*grad_scale));
     grads = unscaled;
   }
-  const auto first_nonfinite = [](const kernels::Buffer* grads_of, int64_t count) {
-    return kernels::cpu::first_nonfinite(executor(), grads_of, count);
+  int64_t weights = 0;
+  for (const Tensor& param : params) weights += param.numel();
+  const kernels::Executor threads = executor(kOperationsPerWeight * weights);
+  const auto first_nonfinite = [&](const kernels::Buffer* grads_of, int64_t count) {
+    return kernels::cpu::first_nonfinite(threads, grads_of, count);
   };
-  const auto step = [](const kernels::AdamWStepArgs& args) {
-    return kernels::cpu::adamw_step(executor(), args);
+  const auto step = [&](const kernels::AdamWStepArgs& args) {
+    return kernels::cpu::adamw_step(threads, args);
   };
-  const auto compact = [](const kernels::AdamWCompactArgs& args) {
-    return kernels::cpu::adamw_compact(executor(), args);
+  const auto compact = [&](const kernels::AdamWCompactArgs& args) {
+    return kernels::cpu::adamw_compact(threads, args);
   };
   adamw_step_with({first_nonfinite, step, compact}, params, grads, exp_avgs, exp_avg_sqs, cohorts, tables,
                   beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys);

@@ -11,7 +11,20 @@ namespace smet::ops {
 
 using kernels::DType;
 
-kernels::Executor executor() {
+namespace {
+
+// About 100 us on one thread: what waking the others costs on a busy machine, several times in a call.
+constexpr int64_t kSerialOperations = int64_t{1} << 20;
+
+}  // namespace
+
+kernels::Executor executor(int64_t operations) {
+  if (operations < kSerialOperations) {
+    return {[](int64_t chunks, kernels::Executor::Body body, void* context) {
+              for (int64_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk);
+            },
+            1};
+  }
   return {[](int64_t chunks, kernels::Executor::Body body, void* context) {
             at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
               for (int64_t chunk = begin; chunk < end; ++chunk) body(context, chunk);

@@ -5,12 +5,15 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <limits>
+
 #include "kernels/types.h"
 
 namespace smet::ops {
 
-// Runs chunks on torch's intra-op threads (at::parallel_for, grain 1).
-kernels::Executor executor();
+// Runs chunks on torch's intra-op threads (at::parallel_for, grain 1); a call of few operations
+// (multiply-adds, elements packed) on the calling thread alone. Which one it is changes no result.
+kernels::Executor executor(int64_t operations = std::numeric_limits<int64_t>::max());
 
 // Tag of a floating dtype; throws for any other, naming `argument` and what is supported.
 kernels::DType dtype_tag(at::ScalarType type, const char* argument);
