@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, overload
@@ -14,10 +13,12 @@ from torch import Tensor, nn
 
 from smet import _C
 from smet import _adamw_state as adamw_state
+from smet import _nonfinite as nonfinite
 from smet import _processes as processes
+from smet._fused_backward import FusedBackward
 from smet._grad_scaler import CountedStep
-from smet._names import canonical_name
 from smet._sharded import check_not_sharded, local_parameter
+from smet._watched import WatchedModel
 
 Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 _LOG = logging.getLogger("smet")
@@ -70,6 +71,12 @@ class CompactAdamW(torch.optim.Optimizer):
         process_group: the processes that raise or skip together, so that none waits for another that does
             not come: "default" (torch.distributed's default group, where there is one), a group, or None
             (each process for itself).
+        fused_backward: update each parameter during backward(), as soon as its gradient is complete, and free
+            the gradient, so that only one layer's is alive at a time. step() then ends the step (and updates
+            what has a gradient nonetheless). Results are those of the ordinary step, bit for bit. Not with
+            gradient accumulation, GradScaler or several processes; on_nonfinite="raise" raises before the
+            parameter at hand is changed, but after those nearer to the loss. `clipped_backward` clips by the
+            norm of all gradients, and decides about non-finite ones before anything is changed.
 
     Under torch.amp.GradScaler the scaler looks at the gradients, and `on_nonfinite` has no say. Where all
     parameters are on a GPU, the kernels read its scale and its verdict there; gradients stay scaled unless
@@ -89,8 +96,8 @@ class CompactAdamW(torch.optim.Optimizer):
     # object, float32 scalars on the device, and delete them after it.
     _step_supports_amp_scaling: bool
     _counted: CountedStep | None = None  # the last step, while its verdict is on the way
-    _model: weakref.ref[nn.Module] | None = None
-    _watched: tuple[tuple[weakref.ref[nn.Module], str, str, Tensor], ...] = ()
+    _watched: WatchedModel | None = None
+    _fused: FusedBackward | None = None
 
     def __init__(
         self,
@@ -113,6 +120,7 @@ class CompactAdamW(torch.optim.Optimizer):
         seed: int = 0,
         on_nonfinite: str = "raise",
         process_group: Any = "default",
+        fused_backward: bool = False,
     ) -> None:
         if on_nonfinite not in ("raise", "skip", "ignore"):
             raise ValueError(f'Invalid on_nonfinite: {on_nonfinite!r}; expected "raise", "skip" or "ignore"')
@@ -145,7 +153,9 @@ class CompactAdamW(torch.optim.Optimizer):
             list(params.named_parameters()) if isinstance(params, nn.Module) else params, defaults
         )
         if model is not None:
-            self._watch(model)
+            self._watched = WatchedModel(model)
+        if fused_backward:
+            self._fuse()
 
     # Parameters
 
@@ -165,37 +175,17 @@ class CompactAdamW(torch.optim.Optimizer):
         for param in group["params"]:
             if param.requires_grad:
                 self.state[param] = adamw_state.new_state(param, group["moments"])
-        self._step_supports_amp_scaling = self._on_gpu()
+        self._step_supports_amp_scaling = self._fused is not None or self._on_gpu()
+        if self._fused is not None:
+            self._fused.attach(group["params"], len(self.param_groups) - 1)
+
+    def _fuse(self) -> None:
+        self._fused = FusedBackward(self)
+        self._step_supports_amp_scaling = True  # so that step() is called, and can refuse
 
     def _on_gpu(self) -> bool:
         # On the CPU a GradScaler's own way costs no wait: it divides the gradients in place and skips step().
         return all(param.is_cuda for group in self.param_groups for param in group["params"])
-
-    def _watch(self, model: nn.Module) -> None:
-        self._model = weakref.ref(model)
-        self._watched = tuple(
-            (weakref.ref(module), key, f"{prefix}.{key}" if prefix else key, param)
-            for prefix, module in model.named_modules()
-            for key, param in module.named_parameters(recurse=False)
-        )
-        for _, _, name, param in self._watched:  # layers built without a name get one for errors
-            info = _C.values_info(param)
-            if info is not None and not info[2]:
-                _C.register_values(param, info[0], info[1], canonical_name(name.removesuffix(".values")))
-
-    def _check_watched(self) -> None:
-        """Raises when a parameter of the model is no longer the object that this optimizer updates."""
-        for module_ref, key, name, param in self._watched:
-            module = module_ref()
-            if module is None or module._parameters.get(key) is param:
-                continue
-            model = self._model() if self._model is not None else None
-            if model is not None and not any(param is other for other in model.parameters()):
-                raise RuntimeError(
-                    f"parameter '{name}' was replaced in the model after this optimizer was built, so its "
-                    "updates would be lost; nothing was changed. Build the optimizer after everything that "
-                    "makes new parameters (sparsify_, some .to() calls, wrapping), or assign to .data"
-                )
 
     # The step
 
@@ -217,24 +207,21 @@ class CompactAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_watched()
+        if self._watched is not None:
+            self._watched.check()
         self.settle()
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if self._fused is not None:
+            self._fused.finish(found_inf)
         calls = []
-        index = 0
-        for group in self.param_groups:
-            names = group.get("param_names")
-            items = []
-            for i, param in enumerate(group["params"]):
-                if param.requires_grad and param.grad is not None:
-                    state = self.state[param]
-                    if not state:  # frozen until now
-                        state.update(adamw_state.new_state(param, group["moments"]))
-                    part, part_state = local_parameter(param, state)
-                    items.append((part, part_state, names[i] if names else "", index + i))
-            index += len(group["params"])
+        for number, group in enumerate(self.param_groups):
+            items = [
+                self._item(number, i)
+                for i, param in enumerate(group["params"])
+                if param.requires_grad and param.grad is not None
+            ]
             if items:
                 calls.append((group, items))
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
         if found_inf is not None:
             grad_scale: Tensor | None = getattr(self, "grad_scale", None)
             _C.compact_adamw_step(calls, False, found_inf, grad_scale)
@@ -243,12 +230,36 @@ class CompactAdamW(torch.optim.Optimizer):
             return loss
         group = processes.group_of(self._process_group)
         if self.on_nonfinite == "skip" or (self.on_nonfinite == "raise" and group is not None):
-            if not self._all_finite([item for _, items in calls for item in items], group):
+            if not nonfinite.all_finite(self, [item for _, items in calls for item in items], group):
                 return loss
             _C.compact_adamw_step(calls, False)
         else:
             _C.compact_adamw_step(calls, self.on_nonfinite == "raise")
         return loss
+
+    def _item(self, number: int, place: int) -> tuple[Tensor, dict[str, Any], str, int]:
+        """(parameter, state, name, index over all groups), as the step takes it."""
+        group = self.param_groups[number]
+        param, names = group["params"][place], group.get("param_names")
+        state = self.state[param]
+        if not state:  # frozen until now
+            state.update(adamw_state.new_state(param, group["moments"]))
+        index = place + sum(len(other["params"]) for other in self.param_groups[:number])
+        return *local_parameter(param, state), names[place] if names else "", index
+
+    def clipped_backward(self, backward: Callable[[], Any], max_norm: float) -> tuple[Any, Tensor]:
+        """With fused_backward=True: clip by the exact norm of all gradients, at the price of a second pass.
+
+        Calls `backward` (a function that runs forward and backward pass) twice from the same state of torch's
+        generators: the first pass measures each gradient and frees it, the second one updates with gradients
+        times min(1, max_norm / (norm + 1e-6)), as clip_grad_norm_ and step() would. A gradient that is not
+        finite raises, or skips the step, between the two, when nothing is changed. Call step() after it.
+
+        Returns what the last call of `backward` returned, and the norm before.
+        """
+        if self._fused is None:
+            raise RuntimeError("smet: clipped_backward() needs fused_backward=True; else clip_grad_norm_()")
+        return self._fused.clipped(backward, max_norm)
 
     @property
     def settled(self) -> bool:
@@ -266,24 +277,6 @@ class CompactAdamW(torch.optim.Optimizer):
     def _count_skipped(self, why: str) -> None:
         self.skipped_steps += 1
         _LOG.warning("step skipped: %s (%d skipped so far)", why, self.skipped_steps)
-
-    def _all_finite(self, items: list[Any], group: Any) -> bool:
-        """Whether every gradient of every process is finite; else raises, or counts a skipped step."""
-        bad = _C.first_nonfinite([param.grad for param, _, _, _ in items])
-        bad = processes.largest(bad, group)
-        if bad < 0:
-            return True
-        name = "a parameter without a gradient here"
-        if bad < len(items):
-            param, _, name, index = items[bad]
-            name = name or _default_name(param, index)
-        if self.on_nonfinite == "raise":
-            raise RuntimeError(
-                f"smet: the gradient of '{name}' holds NaN or infinity; nothing was changed, on any process. "
-                'Find where the loss left the finite range, or skip such steps with on_nonfinite="skip"'
-            )
-        self._count_skipped(f"the gradient of '{name}' holds NaN or infinity")
-        return False
 
     # Saving, loading, copying
 
@@ -351,6 +344,7 @@ class CompactAdamW(torch.optim.Optimizer):
             "on_nonfinite": self.on_nonfinite,
             "skipped_steps": self.skipped_steps,
             "_process_group": self._process_group if isinstance(self._process_group, str) else None,
+            "_fused_backward": self._fused is not None,
             "_values": [(param, info) for param, info in values if info is not None],
         }
 
@@ -359,12 +353,15 @@ class CompactAdamW(torch.optim.Optimizer):
         for param, info in state.pop("_values", ()):
             if _C.values_info(param) is None:
                 _C.register_values(param, *info)
+        fused = state.pop("_fused_backward", False)
         super().__setstate__(state)
         self.__dict__.setdefault("_step_supports_amp_scaling", self._on_gpu())
         self.defaults.pop("differentiable", None)  # torch puts it there for older pickles; we do not have it
         for group in self.param_groups:
             for key, default in self.defaults.items():
                 group.setdefault(key, default)
+        if fused:
+            self._fuse()
 
     def __repr__(self) -> str:
         lines = super().__repr__().rstrip(")").rstrip("\n").split("\n")
@@ -385,8 +382,3 @@ def _check_options(group: dict[str, Any]) -> None:
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
     _C.check_adamw_options(group)
-
-
-def _default_name(param: Tensor, index: int) -> str:
-    info = _C.values_info(param)
-    return f"{info[2]}.values" if info is not None and info[2] else f"parameter {index}"
