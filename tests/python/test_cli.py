@@ -123,6 +123,8 @@ COMBINATIONS = [
     (["--vocab", "500", "--tokenizer", "t.json"], "--vocab and --tokenizer"),
     (["--stochastic-rounding"], "--stochastic-rounding needs --dtype bfloat16"),
     (["--overwrite"], "--overwrite needs --out"),
+    (["--method", "dense", "--init", "sparse"], "--init sparse has no meaning with --method dense"),
+    (["--fused-backward", "--accumulate", "2"], "--accumulate is 2"),
     (["--final-fraction", "0.5"], "--final-fraction is 0.5"),
     (["--model", "9mm"], "did you mean 9m?"),
 ]

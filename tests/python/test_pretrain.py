@@ -99,6 +99,48 @@ def tiny_model(options, method="dense", **extra):
     return config, model
 
 
+# Large models
+
+
+def test_a_model_is_built_sparse_as_it_would_be_made_sparse(options):
+    """--init sparse draws what sparsify_(dense model, init_std) draws; nothing dense is in between."""
+    _, model = tiny_model(options, "smet", init="sparse", density=0.2)
+    _, dense = tiny_model(options)
+    smet.sparsify_(dense, 0.2, init_std=dense.config.initializer_range)
+    state, other = model.state_dict(), dense.state_dict()
+    assert state.keys() == other.keys()
+    sparse = [key for key in state if key.endswith((".values", ".mask"))]
+    assert len(sparse) == 14 and all(torch.equal(state[key], other[key]) for key in sparse)
+    dense_weights = [state[key] for key in ("lm_head.weight", "model.embed_tokens.weight")]
+    assert all(0.01 < weight.std() < 0.03 for weight in dense_weights)
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq, dense.model.rotary_emb.inv_freq)
+
+
+def test_memory_options_do_not_change_the_run(options, data, tmp_path):
+    """--fused-backward and --checkpoint-activations: the same losses, topology and norms, bit for bit."""
+    results = []
+    for name, extra in (("plain", {}), ("lean", {"fused_backward": True, "checkpoint_activations": True})):
+        config = replace(options, out=str(tmp_path / name), init="sparse", interval=10, stop=1.0, **extra)
+        results.append(pretrain(config, data))
+    plain, lean = results
+    assert plain.losses == lean.losses and plain.updates == lean.updates == [10, 20, 30]
+    assert plain.summary["topology_hash"] == lean.summary["topology_hash"]
+    norms = [
+        [event["grad_norm"] for event in read_log(result.folder / "log.jsonl") if event["event"] == "step"]
+        for result in results
+    ]
+    assert norms[0] == norms[1] and len(norms[0]) == options.steps
+
+
+def test_without_clipping_one_pass_updates(options, data, tmp_path):
+    options = replace(options, steps=3, clip=0.0)
+    plain = pretrain(replace(options, out=str(tmp_path / "plain")), data)
+    fused = pretrain(replace(options, out=str(tmp_path / "fused"), fused_backward=True), data)
+    assert plain.losses == fused.losses
+    events = [event for event in read_log(fused.folder / "log.jsonl") if event["event"] == "step"]
+    assert [event["grad_norm"] for event in events] == [None] * 3
+
+
 # Methods
 
 

@@ -56,6 +56,11 @@ class PretrainConfig:
         "model", "9m 20m 35m 60m 130m 350m 1b 7b, or a transformers config.json or its folder", "9m"
     )
     vocab: int | None = option("model", "vocabulary (4096, or what the tokenizer or the model's config says)")
+    init: Literal["dense", "sparse"] | None = option(
+        "model",
+        "weights at first: dense, those that a dense model keeps at active positions; sparse, drawn for each "
+        "position alone, so that no dense projection is ever built (350m and larger: sparse)",
+    )
     seq: int = option("model", "tokens per sequence", 256)
     dtype: Literal["float32", "bfloat16", "float64"] = option(
         "model", "dtype of weights and gradients", "float32"
@@ -91,6 +96,15 @@ class PretrainConfig:
     moments: Literal["fp32", "bf16"] = option(
         "training", "format of Adam's moments; bf16 is rounded at random", "fp32"
     )
+    fused_backward: bool = option(
+        "training",
+        "update each parameter during the backward pass and free its gradient; clipping then takes a second "
+        "pass, --clip 0 does without",
+        False,
+    )
+    checkpoint_activations: bool = option(
+        "training", "keep only the activations between blocks and compute the others again", False
+    )
     on_nonfinite: Literal["raise", "skip"] = option(
         "training", "a loss or gradient that is NaN or infinite stops the run, or skips the step", "raise"
     )
@@ -101,10 +115,10 @@ class PretrainConfig:
     threads: int | None = option("training", "threads of torch; none: torch's choice")
 
     eval_every: int = option("evaluation", "steps between evaluations; 0 = only at the end", 50)
-    eval_bytes: int = option(
+    eval_bytes: int | None = option(
         "evaluation",
-        "bytes of held-out text in an evaluation (of a .bin, a quarter as many tokens); 0 = all",
-        262144,
+        "bytes of held-out text in an evaluation (of a .bin, a quarter as many tokens); 0 = all "
+        "(262144, in short runs 4 for every token trained on)",
     )
     eval_batch: int = option("evaluation", "sequences per forward pass of an evaluation", 16)
     sample_tokens: int = option("evaluation", "tokens of the sample written at the end; 0 = none", 100)

@@ -106,9 +106,9 @@ def _load_text(config: PretrainConfig, folder: Path, model_vocab: int | None) ->
     )
 
 
-def _first_bytes(held_out: list[documents.Document], count: int) -> list[documents.Document]:
-    """Whole pieces from the beginning of each document in turn, about `count` characters (0 = all)."""
-    if count == 0 or sum(len(piece) for document in held_out for piece in document) <= count:
+def _first_bytes(held_out: list[documents.Document], count: int | None) -> list[documents.Document]:
+    """Whole pieces from the beginning of each document in turn, about `count` characters (0, None: all)."""
+    if not count or sum(len(piece) for document in held_out for piece in document) <= count:
         return held_out
     kept: list[documents.Document] = [[] for _ in held_out]
     left = count

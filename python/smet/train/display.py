@@ -86,8 +86,9 @@ def make_display(steps: int, print_every: int, silent: bool = False) -> Display:
 def step_text(record: StepRecord) -> str:
     """'loss 5.214  lr 1.2e-03  norm 0.81  9,402 tok/s  612 MB  2:31 left'."""
     memory, left = format_bytes(record.rss_bytes), clock(record.seconds_left)
+    norm = "" if record.grad_norm is None else f"norm {record.grad_norm:.2f}  "
     return (
-        f"loss {record.loss:.3f}  lr {record.lr:.2e}  norm {record.grad_norm:.2f}  "
+        f"loss {record.loss:.3f}  lr {record.lr:.2e}  {norm}"
         f"{record.tokens_per_second:,.0f} tok/s  {memory}  {left} left"
     )
 

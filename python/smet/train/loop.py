@@ -17,10 +17,11 @@ from smet.train.age_probe import AgeProbe
 from smet.train.checkpoints import RunCheckpoints, Training
 from smet.train.config import PretrainConfig
 from smet.train.data import Batches, TokenData
-from smet.train.device import device_of
+from smet.train.device import choose_device, device_of
 from smet.train.errors import NonFiniteLossError
 from smet.train.evaluate import evaluate, next_token_loss
 from smet.train.methods import is_dynamic, is_sparse
+from smet.train.models import checkpoint_activations, materialise
 from smet.train.parallel import Parallel
 from smet.train.record import Record
 
@@ -45,6 +46,8 @@ def train(
     torch.manual_seed(config.seed + parallel.rank)  # dropout's: smet itself draws from no global generator
     if is_sparse(config):
         record.display.line(str(sparsify(model, config)))
+    if config.checkpoint_activations:
+        checkpoint_activations(model)
     optimizer = make_optimizer(model, config)
     schedule = LambdaLR(optimizer, lambda done: lr_factor(config, done))
     topology = make_topology(model, optimizer, config) if is_dynamic(config) else None
@@ -57,8 +60,11 @@ def train(
     skipped = optimizer.skipped_steps
     for step in range(done + 1, config.steps + 1):
         record.start_step()
-        loss = parallel.mean(step_gradients(config, replica, batches, step, parallel))
-        norm = clip(model, config.clip, step, config.on_nonfinite)
+        if config.fused_backward:
+            loss, norm = updating_backward(config, replica, optimizer, batches, step, parallel)
+        else:
+            loss = parallel.mean(step_gradients(config, replica, batches, step, parallel))
+            norm = clip(model, config.clip, step, config.on_nonfinite)
         lr = float(schedule.get_last_lr()[0])
         with probe.watch(step):
             optimizer.step()
@@ -91,15 +97,20 @@ def train(
 
 
 def sparsify(model: nn.Module, config: PretrainConfig) -> smet.ConversionTable:
-    """Make the projections sparse; the weights that stay are those the dense model was given."""
+    """Make the projections sparse; see --init for their weights."""
     assert config.density is not None
-    return smet.sparsify_(
+    from_meta = device_of(model).type == "meta"
+    table = smet.sparsify_(
         model,
         density=config.density,
         distribution=config.distribution or "uniform",
+        init_std=getattr(model.config, "initializer_range", 0.02) if from_meta else None,
         init_scale=config.init_scale,
         seed=config.seed,
     )
+    if from_meta:
+        materialise(model, config.seed, choose_device(config.device))
+    return table
 
 
 def make_optimizer(model: nn.Module, config: PretrainConfig) -> smet.CompactAdamW:
@@ -118,6 +129,7 @@ def make_optimizer(model: nn.Module, config: PretrainConfig) -> smet.CompactAdam
         moments=config.moments,
         seed=config.seed,
         on_nonfinite=config.on_nonfinite,
+        fused_backward=config.fused_backward,
     )
 
 
@@ -157,6 +169,25 @@ def step_gradients(
         with nullcontext() if last else parallel.accumulating(model):
             loss += backward(model, batch, config.accumulate, step, config.on_nonfinite, parallel)
     return loss
+
+
+def updating_backward(
+    config: PretrainConfig,
+    model: nn.Module,
+    optimizer: smet.CompactAdamW,
+    batches: Batches,
+    step: int,
+    parallel: Parallel = ALONE,
+) -> tuple[float, float | None]:
+    """The pass or passes of --fused-backward: the loss, and where it is clipped the norm before."""
+
+    def gradients() -> float:
+        return step_gradients(config, model, batches, step, parallel)
+
+    if config.clip == 0:
+        return gradients(), None
+    loss, norm = optimizer.clipped_backward(gradients, config.clip)
+    return loss, norm.item()
 
 
 def backward(

@@ -40,6 +40,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "smet": _DYNAMIC | {"adam": "local", "density_scaling": 0.5},
 }
 
+_LARGE = ("350m", "1b", "7b")
+_EVAL_BYTES = 262144
+
 _SPARSE_ONLY = ("distribution", "init_scale", "density_scaling")
 _DYNAMIC_ONLY = (
     *("warmup", "boost", "boost_tau", "interval", "fraction", "final_fraction", "fraction_schedule"),
@@ -63,6 +66,11 @@ def resolve(config: PretrainConfig) -> PretrainConfig:
             result.boost_tau = 50.0
         if config.final_fraction is None and result.fraction is not None:
             result.final_fraction = min(preset["final_fraction"], result.fraction)
+    if result.init is None:
+        result.init = "sparse" if is_sparse(result) and result.model in _LARGE else "dense"
+    if result.eval_bytes is None:
+        trained = result.steps * result.batch * result.accumulate * result.seq
+        result.eval_bytes = min(_EVAL_BYTES, 4 * trained)
     _check_ranges(result)
     _check_model(result)
     return result
@@ -108,6 +116,13 @@ def _check_together(config: PretrainConfig) -> None:
         raise ConfigError("--max-bytes limits text; a token .bin is read as it is needed")
     if config.stochastic_rounding and config.dtype != "bfloat16":
         raise ConfigError("--stochastic-rounding needs --dtype bfloat16")
+    if config.init == "sparse" and not is_sparse(config):
+        raise ConfigError("--init sparse has no meaning with --method dense")
+    if config.fused_backward and config.accumulate > 1:
+        raise ConfigError(
+            f"--fused-backward updates in every backward pass, but --accumulate is {config.accumulate}; "
+            "use a larger --batch with --checkpoint-activations, or leave one out"
+        )
     if config.overwrite and config.out is None:
         raise ConfigError("--overwrite needs --out")
     if config.resume == "auto" and config.out is None:

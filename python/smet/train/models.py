@@ -42,7 +42,10 @@ def read_model_config(path: str) -> Any:
 
 
 def build_model(config: PretrainConfig, vocab: int, found: Any | None = None) -> nn.Module:
-    """The dense model with weights drawn from --seed; the global generator is left as it was."""
+    """The dense model with weights drawn from --seed; the global generator is left as it was.
+
+    With --init sparse it is on the meta device: `materialise` draws its weights when it is sparse.
+    """
     import transformers
 
     if found is None:
@@ -60,7 +63,7 @@ def build_model(config: PretrainConfig, vocab: int, found: Any | None = None) ->
             bos_token_id=None,
             eos_token_id=None,
         )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if config.init == "sparse" else "cpu"):
         torch.manual_seed(config.seed)
         build: Any = transformers.AutoModelForCausalLM.from_config
         try:
@@ -68,6 +71,27 @@ def build_model(config: PretrainConfig, vocab: int, found: Any | None = None) ->
         except ValueError as error:
             raise ConfigError(f"--model {config.model} cannot be built as a causal LM: {error}") from error
     return model.to(DTYPES[config.dtype]).train()
+
+
+def materialise(model: nn.Module, seed: int, device: torch.device) -> None:
+    """Take a model whose projections are sparse from the meta device to `device`.
+
+    Sparse layers draw positions and values from (seed, name, position), all else is initialised as
+    transformers does, from `seed`; the global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.to_empty(device=device)
+        model.initialize_weights()  # type: ignore[operator]
+        model.tie_weights()  # type: ignore[operator]
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Keep the inputs of the blocks alone, and compute the rest again in the backward pass."""
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise ConfigError(f"--checkpoint-activations: {type(model).__name__} has no blocks that can do it")
+    enable: Any = model.gradient_checkpointing_enable
+    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def describe(model: nn.Module) -> str:

@@ -29,7 +29,7 @@ class StepRecord:
     step: int
     loss: float
     lr: float
-    grad_norm: float
+    grad_norm: float | None  # None: nobody measured it
     tokens: int  # of the whole run so far
     seconds: float  # of this step, without evaluation
     tokens_per_second: float
@@ -81,7 +81,7 @@ class Record:
         """The clock of one step starts."""
         self._started = time.perf_counter()
 
-    def step(self, step: int, loss: float, lr: float, grad_norm: float) -> None:
+    def step(self, step: int, loss: float, lr: float, grad_norm: float | None) -> None:
         """One optimizer step is done."""
         seconds = time.perf_counter() - self._started
         self.losses.append(loss)

@@ -69,7 +69,9 @@ def pretrain(config: PretrainConfig, data: TokenData | None = None) -> RunResult
         if data is None:
             vocab = getattr(model_config, "vocab_size", None)
             data = parallel.main_first(lambda: load_data(config, folder, vocab))
-        model = build_model(config, data.vocab, model_config).to(device)
+        model = build_model(config, data.vocab, model_config)
+        if device_of(model).type != "meta":
+            model.to(device)
         return _run(config, folder, model, data, parallel)
 
 
@@ -90,7 +92,7 @@ def _run(
         for note in data.notes:
             display.line(f"note: {note}")
         processes = f"; {parallel.world} processes" if parallel.world > 1 else ""
-        where = "" if device_of(model).type == "cpu" else f" on {torch.cuda.get_device_name()}"
+        where = f" on {torch.cuda.get_device_name()}" if device_of(model).type == "cuda" else ""
         display.line(
             f"{config.method}: {describe(model)}, vocabulary {data.vocab}, {len(data.train):,} tokens to "
             f"train on, {len(data.held_out):,} held out; writing to {folder}{processes}{where}"
