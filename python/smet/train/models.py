@@ -90,8 +90,8 @@ def checkpoint_activations(model: nn.Module) -> None:
     """Keep the inputs of the blocks alone, and compute the rest again in the backward pass."""
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise ConfigError(f"--checkpoint-activations: {type(model).__name__} has no blocks that can do it")
-    enable: Any = model.gradient_checkpointing_enable
-    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable: Any = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def describe(model: nn.Module) -> str:
