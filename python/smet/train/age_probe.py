@@ -76,4 +76,5 @@ class AgeProbe:
 
 
 def _spread(index: Tensor) -> Tensor:
-    return index[:: max(1, -(-len(index) // _SAMPLE))]
+    """A copy: a view would keep the whole index of every layer, 8 bytes for each weight."""
+    return index[:: max(1, -(-len(index) // _SAMPLE))].clone()
