@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from smet.convert import sparse_layers as sparse_layers
     from smet.convert import sparse_parameters as sparse_parameters
     from smet.convert import sparsify_ as sparsify_
+    from smet.export import ExportError as ExportError
+    from smet.export import export_csr as export_csr
+    from smet.export import export_hf as export_hf
     from smet.memory_estimate import estimate as estimate
     from smet.memory_report import report as report
 
@@ -44,6 +47,7 @@ _MODULE_OF = {
     "CheckpointError": "checkpoint",
     "ConversionTable": "convert",
     "CompactAdamW": "compact_adamw",
+    "ExportError": "export",
     "SparseLinear": "sparse_linear",
     "TopologyScheduler": "topology_scheduler",
     "TopologyUpdate": "topology_scheduler",
@@ -51,6 +55,8 @@ _MODULE_OF = {
     "clip_grad_norm_": "_sharded",
     "densify_": "convert",
     "estimate": "memory_estimate",  # a module of the same name would take the function's place
+    "export_csr": "export",
+    "export_hf": "export",
     "info": "_info",
     "latest_checkpoint": "checkpoint",
     "load_checkpoint": "checkpoint",

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 from smet.checkpoint import durable, manifest, tensor_file
@@ -32,9 +33,13 @@ def checkpoint_steps(root: str | os.PathLike[str]) -> list[int]:
 
 def verify_checkpoint(path: str | os.PathLike[str]) -> None:
     """Raise CheckpointError unless the step folder `path` is complete and every checksum fits."""
-    folder = Path(path)
+    _verify(Path(path), None)
+
+
+def _verify(folder: Path, files: Collection[str] | None) -> None:
     for name, entry in manifest.read(folder)["files"].items():
-        tensor_file.verify(folder / name, entry)
+        if files is None or name in files:
+            tensor_file.verify(folder / name, entry)
 
 
 def latest_checkpoint(root: str | os.PathLike[str]) -> Path | None:
@@ -42,16 +47,21 @@ def latest_checkpoint(root: str | os.PathLike[str]) -> Path | None:
 
     Warns of every damaged one that is passed over; CheckpointError when there are only damaged ones.
     """
+    return newest_checkpoint(root, None)
+
+
+def newest_checkpoint(root: str | os.PathLike[str], files: Collection[str] | None) -> Path | None:
+    """As `latest_checkpoint`, but only the manifest and `files` (None: all) have to be whole."""
     damaged = []
     for step in reversed(checkpoint_steps(root)):
         folder = step_folder(Path(root), step)
         try:
-            verify_checkpoint(folder)
+            _verify(folder, files)
         except CheckpointError as error:
             damaged.append(str(error))
             continue
         for message in damaged:
-            warnings.warn(f"passed over a damaged checkpoint: {message}", stacklevel=2)
+            warnings.warn(f"passed over a damaged checkpoint: {message}", stacklevel=3)
         return folder
     if damaged:
         raise CheckpointError(f"{root} has only damaged checkpoints: {'; '.join(damaged)}")

@@ -53,16 +53,19 @@ def load_checkpoint(
     `path` is a step folder, or a checkpoint folder, of which the newest whole step is taken (a damaged one
     that is passed over is warned of). Everything given here must have been saved, with equal parameter names,
     shapes, dtypes and densities; entries are matched by name. Tensors are copied into the existing ones, on
-    the devices where they are, one at a time. In a data-parallel run every rank calls it.
+    the devices where they are, one at a time. In a data-parallel run every rank calls it. Without `opt`, as
+    for inference, the optimizer's file is not read and need not be there.
     `check_extra` is called with the caller's `extra` before anything changes, and may raise.
 
     Raises CheckpointError naming the file, parameter, layer or option that is wrong; nothing is changed then.
     """
 
     def prepare() -> tuple[Checkpoint, list[Commit]]:
-        step_path = _step_path(Path(path))
+        needed = {MODEL_FILE, RUN_FILE} | ({OPTIMIZER_FILE} if opt is not None else set())
+        step_path = _step_path(Path(path), needed)
         body = manifest.read(step_path)
-        files = tensor_file.open_all(step_path, body["files"])
+        entries = {name: entry for name, entry in body["files"].items() if name in needed}
+        files = tensor_file.open_all(step_path, entries)
         try:
             extra = plain.decode(body["run"].get("extra"), _reader(files, RUN_FILE))
             if check_extra is not None:
@@ -80,10 +83,10 @@ def load_checkpoint(
     return checkpoint
 
 
-def _step_path(path: Path) -> Path:
+def _step_path(path: Path, needed: set[str]) -> Path:
     if (path / manifest.NAME).exists():
         return path
-    latest = folder.latest_checkpoint(path)
+    latest = folder.newest_checkpoint(path, needed)
     if latest is None:
         raise CheckpointError(f"{path} holds no checkpoint; expected a step folder, or a folder of them")
     return latest

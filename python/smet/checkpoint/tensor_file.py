@@ -43,6 +43,14 @@ def dtype_code(dtype: torch.dtype) -> str:
     return _CODES[dtype]
 
 
+def dtype_of(code: str) -> torch.dtype:
+    """Inverse of `dtype_code`."""
+    for dtype, known in _CODES.items():
+        if known == code:
+            return dtype
+    raise CheckpointError(f"unknown dtype {code!r}; expected one of {', '.join(_CODES.values())}")
+
+
 def write(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Write and flush `tensors`; the file's entry in the manifest."""
     try:
@@ -118,7 +126,7 @@ class TensorFile:
 
 
 def open_all(folder: Path, files: dict[str, Any]) -> dict[str, TensorFile]:
-    """Verify, then map, every file of a step folder."""
+    """Verify, then map, files of a step folder, given with their entries in its manifest."""
     for name, entry in files.items():
         verify(folder / name, entry)
     return {name: TensorFile(folder / name, entry) for name, entry in files.items()}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from smet.cli import bench, demo, estimate, generate, info, plot, pretrain
+from smet.cli import bench, demo, estimate, export, generate, info, plot, pretrain
 from smet.cli.parser import Parser
 from smet.train.errors import TrainerError
 
@@ -14,6 +14,7 @@ COMMANDS = {
     "pretrain": pretrain,
     "demo": demo,
     "generate": generate,
+    "export": export,
     "plot": plot,
     "estimate": estimate,
     "bench": bench,
