@@ -12,11 +12,14 @@
 #include <string>
 #include <tuple>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "smet/age_schedule.h"
 
 namespace smet {
+
+class FusedBackward;
 
 // Options of one parameter group; the names are those of Python's CompactAdamW. In a group's own options,
 // what is left at the value of the constructor takes the optimizer's default.
@@ -36,7 +39,9 @@ struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<Comp
   TORCH_ARG(bool, stochastic_rounding) = false;  // of bfloat16 parameters
   TORCH_ARG(std::string, moments) = "fp32";      // how moments are stored, or "bf16"; float64: "fp32" alone
   TORCH_ARG(int64_t, seed) = 0;                  // of the random rounding of parameters and of bf16 moments
-  TORCH_ARG(bool, check_finite) = true;          // of the whole optimizer: the one it is constructed with
+  // Of the whole optimizer, as it is constructed:
+  TORCH_ARG(bool, check_finite) = true;
+  TORCH_ARG(bool, fused_backward) = false;  // see CompactAdamW
 
  public:
   // Shorthands for the fields of age_schedule.
@@ -74,6 +79,12 @@ struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamStat
 // that of the layer (values_registry.h), 1 for dense parameters, which so get plain AdamW. Parameters without
 // a gradient, or that do not require one, are skipped and their step stands still. Source: SMET, arXiv
 // 2606.00888, section 3, with ages in place of a scaled first moment.
+//
+// fused_backward(true): each parameter is updated during backward(), as soon as its gradient is complete, and
+// the gradient is freed, so that only one layer's is alive at a time. step() then ends the step (and updates
+// what has a gradient nonetheless). Results are those of the ordinary step, bit for bit. Not with gradient
+// accumulation or several processes: a second gradient before step() throws. check_finite throws before the
+// parameter at hand is changed, but after those nearer to the loss.
 class CompactAdamW : public torch::optim::Optimizer {
  public:
   // Throws ValueError for an empty list, a parameter that is listed twice or an option out of range;
@@ -84,6 +95,8 @@ class CompactAdamW : public torch::optim::Optimizer {
   // Keeps the names for errors: CompactAdamW(model->named_parameters(), ...).
   explicit CompactAdamW(const torch::OrderedDict<std::string, torch::Tensor>& named_params,
                         CompactAdamWOptions defaults = {});
+  CompactAdamW(CompactAdamW&& other) noexcept;
+  CompactAdamW& operator=(CompactAdamW&& other) noexcept;
 
   void add_param_group(const torch::optim::OptimizerParamGroup& param_group);
 
@@ -91,6 +104,13 @@ class CompactAdamW : public torch::optim::Optimizer {
   // gradient or state does not fit its parameter. Returns what the closure returned, else an undefined
   // tensor.
   torch::Tensor step(LossClosure closure = nullptr) override;
+
+  // With fused_backward: clip by the exact norm of all gradients, at the price of a second pass. Calls
+  // `backward` (forward and backward pass, returns the loss) twice from the same state of torch's generators:
+  // the first pass measures each gradient and frees it, the second one updates with gradients times min(1,
+  // max_norm / (norm + 1e-6)), as clip_grad_norm_ and step() would. A gradient that is not finite throws
+  // between the two, when nothing is changed. Call step() after it. Returns (the last loss, the norm before).
+  std::pair<torch::Tensor, torch::Tensor> clipped_backward(const LossClosure& backward, double max_norm);
 
   // State of `param`, made now if it has none. Throws ValueError for a parameter of another optimizer.
   CompactAdamWParamState& state_of(const torch::Tensor& param);
@@ -101,6 +121,17 @@ class CompactAdamW : public torch::optim::Optimizer {
   void load(torch::serialize::InputArchive& archive) override;
 
  private:
+  friend class FusedBackward;
+  // One parameter, and its number over all groups.
+  struct Place {
+    const torch::optim::OptimizerParamGroup* group;
+    torch::Tensor param;
+    int64_t index;
+  };
+
+  std::vector<Place> places() const;
+  void update(const std::vector<Place>& chosen, bool check_finite);
+  bool checks_finite() const;
   void set_group_options(size_t group, const torch::optim::OptimizerParamGroup& given);
   void check_new_params(size_t first_group) const;
   void make_states(size_t first_group);
@@ -111,6 +142,7 @@ class CompactAdamW : public torch::optim::Optimizer {
   void convert_loaded();
 
   std::unordered_map<const void*, std::string> names_;
+  std::shared_ptr<FusedBackward> fused_;
 };
 
 }  // namespace smet

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     cmake_prefix_path: str
     from smet._info import info as info
+    from smet._linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
     from smet._plan import SKIP as SKIP
     from smet._sharded import average_sparse_gradients as average_sparse_gradients
     from smet._sharded import clip_grad_norm_ as clip_grad_norm_
@@ -59,6 +60,7 @@ _MODULE_OF = {
     "export_hf": "export",
     "info": "_info",
     "latest_checkpoint": "checkpoint",
+    "linear_cross_entropy": "_linear_cross_entropy",
     "load_checkpoint": "checkpoint",
     "report": "memory_report",
     "save_checkpoint": "checkpoint",

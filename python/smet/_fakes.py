@@ -123,6 +123,42 @@ def _sparse_linear_backward(
     return input.new_empty(input.shape), values.new_empty(values.shape)
 
 
+@_fake("linear_cross_entropy")
+def _linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None = None,
+    ignore_index: int = -100,
+    slice: int = 0,
+) -> tuple[Tensor, Tensor]:
+    _check_dtypes("linear_cross_entropy", linear_weight, input)
+    wide = torch.promote_types(input.dtype, torch.float32)
+    return input.new_empty(input.shape[0], dtype=wide), input.new_empty(input.shape[0], dtype=torch.float64)
+
+
+@_fake("linear_cross_entropy_backward")
+def _linear_cross_entropy_backward(
+    grad_losses: Tensor,
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    logsumexp: Tensor,
+    linear_bias: Tensor | None,
+    ignore_index: int,
+    slice: int,
+    want_input: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    classes, features = linear_weight.shape
+    return (
+        input.new_empty(input.shape if want_input else (0,)),
+        linear_weight.new_empty(classes if want_weight else 0, features),
+        linear_weight.new_empty(classes if want_bias else 0),
+    )
+
+
 @_fake("grad_topk_")
 def _grad_topk_(positions: Tensor, grad_output: Tensor, input: Tensor, mask: Tensor) -> None:
     return None

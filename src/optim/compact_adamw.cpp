@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "smet/values_registry.h"
+#include "src/optim/fused_backward.h"
 #include "src/optim/step_call.h"
 
 namespace smet {
@@ -90,6 +91,22 @@ CompactAdamW::CompactAdamW(const std::vector<OptimizerParamGroup>& param_groups,
   for (size_t g = 0; g < param_groups.size(); ++g) set_group_options(g, param_groups[g]);
   check_new_params(0);
   make_states(0);
+  if (!static_cast<const CompactAdamWOptions&>(*defaults_).fused_backward()) return;
+  fused_ = std::make_shared<FusedBackward>(*this);
+  fused_->attach(0);
+}
+
+CompactAdamW::CompactAdamW(CompactAdamW&& other) noexcept
+    : Optimizer(std::move(other)), names_(std::move(other.names_)), fused_(std::move(other.fused_)) {
+  if (fused_) fused_->belong_to(*this);
+}
+
+CompactAdamW& CompactAdamW::operator=(CompactAdamW&& other) noexcept {
+  Optimizer::operator=(std::move(other));
+  names_ = std::move(other.names_);
+  fused_ = std::move(other.fused_);
+  if (fused_) fused_->belong_to(*this);
+  return *this;
 }
 
 CompactAdamW::CompactAdamW(std::vector<Tensor> params, CompactAdamWOptions defaults)
@@ -107,6 +124,7 @@ void CompactAdamW::add_param_group(const OptimizerParamGroup& param_group) {
   try {
     set_group_options(added, param_group);
     check_new_params(added);
+    if (fused_) fused_->attach(added);
   } catch (...) {
     param_groups_.pop_back();
     throw;
@@ -167,6 +185,20 @@ std::string CompactAdamW::name_of(const Tensor& param, int64_t index) const {
   return known != names_.end() ? known->second : default_name(param, index);
 }
 
+std::vector<CompactAdamW::Place> CompactAdamW::places() const {
+  std::vector<Place> all;
+  for (const OptimizerParamGroup& group : param_groups_) {
+    for (const Tensor& param : group.params()) {
+      all.push_back({&group, param, static_cast<int64_t>(all.size())});
+    }
+  }
+  return all;
+}
+
+bool CompactAdamW::checks_finite() const {
+  return static_cast<const CompactAdamWOptions&>(*defaults_).check_finite();
+}
+
 Tensor CompactAdamW::step(LossClosure closure) {
   const torch::NoGradGuard no_grad;
   Tensor loss;
@@ -174,33 +206,45 @@ Tensor CompactAdamW::step(LossClosure closure) {
     const at::AutoGradMode enable_grad(true);
     loss = closure();
   }
+  if (fused_) fused_->finish();
+  std::vector<Place> chosen = places();
+  std::erase_if(chosen, [](const Place& place) {
+    return !place.param.requires_grad() || !place.param.grad().defined();
+  });
+  update(chosen, checks_finite());
+  return loss;
+}
+
+void CompactAdamW::update(const std::vector<Place>& chosen, bool check_finite) {
   std::vector<AdamWHyper> hypers;
-  hypers.reserve(param_groups_.size());  // StepCall keeps references
+  hypers.reserve(chosen.size());  // StepCall keeps references
   std::vector<CompactAdamWParamState*> states;
   StepCall call;
-  int64_t index = 0;
-  for (const OptimizerParamGroup& group : param_groups_) {
-    const AdamWHyper& hyper = hypers.emplace_back(make_hyper(options_of(group)));
-    for (const Tensor& param : group.params()) {
-      const int64_t position = index++;
-      if (!param.requires_grad() || !param.grad().defined()) continue;
-      CompactAdamWParamState& state = state_in(group, param);
-      call.add({.param = param,
-                .grad = param.grad(),
-                .exp_avg = state.exp_avg(),
-                .exp_avg_sq = state.exp_avg_sq(),
-                .cohort = state.cohort(),
-                .births = state.births(),
-                .step = state.step(),
-                .index = position,
-                .name = name_of(param, position)},
-               hyper);
-      states.push_back(&state);
-    }
+  const OptimizerParamGroup* group = nullptr;
+  for (const Place& place : chosen) {
+    if (place.group != group) hypers.push_back(make_hyper(options_of(*place.group)));
+    group = place.group;
+    CompactAdamWParamState& state = state_in(*group, place.param);
+    call.add({.param = place.param,
+              .grad = place.param.grad(),
+              .exp_avg = state.exp_avg(),
+              .exp_avg_sq = state.exp_avg_sq(),
+              .cohort = state.cohort(),
+              .births = state.births(),
+              .step = state.step(),
+              .index = place.index,
+              .name = name_of(place.param, place.index)},
+             hypers.back());
+    states.push_back(&state);
   }
-  call.run(static_cast<const CompactAdamWOptions&>(*defaults_).check_finite());
+  call.run(check_finite);
   for (CompactAdamWParamState* state : states) state->step(state->step() + 1);
-  return loss;
+}
+
+std::pair<Tensor, Tensor> CompactAdamW::clipped_backward(const LossClosure& backward, double max_norm) {
+  TORCH_CHECK(fused_ != nullptr,
+              "smet: clipped_backward() needs fused_backward(true); else use clip_grad_norm_");
+  return fused_->clipped(backward, max_norm);
 }
 
 void CompactAdamW::save(torch::serialize::OutputArchive& archive) const {
@@ -220,6 +264,7 @@ void CompactAdamW::load(torch::serialize::InputArchive& archive) {
       auto& options = static_cast<CompactAdamWOptions&>(param_groups_[g].options());
       options.age_schedule().custom = old_options[g].age_schedule().custom;
       options.moments(old_options[g].moments());
+      options.fused_backward(old_options[g].fused_backward());
       options.check();
     }
     check_loaded();

@@ -18,7 +18,8 @@ from smet.train.age_probe import AgeProbe
 from smet.train.config import PretrainConfig
 from smet.train.data import Batches, load_data
 from smet.train.errors import ConfigError, NonFiniteLossError
-from smet.train.evaluate import evaluate, next_token_loss
+from smet.train.evaluate import evaluate
+from smet.train.loss import next_token_loss
 from smet.train.generate import generate, load_run
 from smet.train.log import read_log
 from smet.train.loop import backward, clip, lr_factor, make_optimizer, make_topology, sparsify, train

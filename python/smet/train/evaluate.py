@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smet.train.device import device_of
+from smet.train.loss import next_token_loss
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,6 @@ class Evaluation:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
-def next_token_loss(model: nn.Module, batch: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross entropy of batch[:, 1:] given batch[:, :-1], in float32 or wider. batch: int64 [B, T + 1]."""
-    logits = model(input_ids=batch[:, :-1], use_cache=False).logits  # [B, T, V]
-    return F.cross_entropy(
-        logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1),
-        batch[:, 1:].flatten(),
-        reduction=reduction,
-    )
-
-
 @torch.no_grad()
 def evaluate(
     model: nn.Module, tokens: NDArray[Any], seq: int, batch: int, text_bytes: int | None = None
@@ -54,9 +44,8 @@ def evaluate(
     nats = 0.0
     try:
         for windows in _windows(tokens, seq, batch):
-            nats += (
-                next_token_loss(model, windows.to(device_of(model)), reduction="none").double().sum().item()
-            )
+            losses = next_token_loss(model, windows.to(device_of(model)), reduction="none")
+            nats += losses.double().sum().item()
     finally:
         model.train(was_training)
     count = len(tokens) - 1

@@ -19,7 +19,8 @@ from smet.train.config import PretrainConfig
 from smet.train.data import Batches, TokenData
 from smet.train.device import choose_device, device_of
 from smet.train.errors import NonFiniteLossError
-from smet.train.evaluate import evaluate, next_token_loss
+from smet.train.evaluate import evaluate
+from smet.train.loss import next_token_loss
 from smet.train.methods import is_dynamic, is_sparse
 from smet.train.models import checkpoint_activations, materialise
 from smet.train.parallel import Parallel
