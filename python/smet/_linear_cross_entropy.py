@@ -21,8 +21,9 @@ def linear_cross_entropy(
     r"""cross_entropy(input @ linear_weight.T + linear_bias, target) without the logits of all classes.
 
     Classes are visited in slices, forward for each token's log-sum-exp and, computed again, backward. Beside
-    the gradients that takes max(32 MB, 256 bytes * (tokens + 2 * features)) of scratch, whatever the number of
-    classes; the logits of 4,096 tokens and 32,000 classes alone would be 524 MB. Any language model's loss::
+    the gradients that takes max(32 MB, 256 bytes * (tokens + 2 * features)) of scratch, whatever the number
+    of classes; the logits of 4,096 tokens and 32,000 classes alone would be 524 MB. Any language model's
+    loss::
 
         hidden = model.model(tokens[:, :-1]).last_hidden_state
         loss = smet.linear_cross_entropy(hidden, model.lm_head.weight, tokens[:, 1:])
@@ -36,9 +37,10 @@ def linear_cross_entropy(
         reduction: "mean" over targets that are not ignored, "sum" or "none".
         ignore_index: targets that cost nothing.
 
-    Returns float32 (float64 for float64). Given the logits, a float32 loss is exact to 2^-20 and half an ulp of
-    its own; there is no second derivative. ValueError, TypeError or IndexError says which argument does not fit. The names are those of torch.nn.functional.linear_cross_entropy
-    (torch 2.15), which slices tokens and therefore keeps float32 copies of a bfloat16 weight and its gradient.
+    Returns float32 (float64 for float64). Given the logits, a float32 loss is exact to 2^-20 and half an ulp
+    of its own; there is no second derivative. ValueError, TypeError or IndexError says which argument does
+    not fit. The names are those of torch.nn.functional.linear_cross_entropy (torch 2.15), which slices tokens
+    and therefore keeps float32 copies of a bfloat16 weight and its gradient.
     """
     if reduction not in _REDUCTIONS:
         expected = ", ".join(map(repr, _REDUCTIONS))

@@ -107,7 +107,7 @@ def add_dataclass_flags(parser: Parser, kind: type[Any]) -> None:
         flag = "--" + field.name.replace("_", "-")
         options: dict[str, Any] = {"default": field.default, "help": field.metadata["help"]}
         hint = hints[field.name]
-        if hint is bool:
+        if hint in (bool, bool | None):
             options["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
         else:
             options["type"] = hint

@@ -55,15 +55,17 @@ class PretrainConfig:
     model: str = option(
         "model", "9m 20m 35m 60m 130m 350m 1b 7b, or a transformers config.json or its folder", "9m"
     )
-    vocab: int | None = option("model", "vocabulary (4096, or what the tokenizer or the model's config says)")
+    vocab: int | None = option(
+        "model", "vocabulary (4096, 7b: 32000, or what the tokenizer or the model's config says)"
+    )
     init: Literal["dense", "sparse"] | None = option(
         "model",
         "weights at first: dense, those that a dense model keeps at active positions; sparse, drawn for each "
         "position alone, so that no dense projection is ever built (350m and larger: sparse)",
     )
     seq: int = option("model", "tokens per sequence", 256)
-    dtype: Literal["float32", "bfloat16", "float64"] = option(
-        "model", "dtype of weights and gradients", "float32"
+    dtype: Literal["float32", "bfloat16", "float64"] | None = option(
+        "model", "dtype of weights and gradients (float32; 350m and larger: bfloat16)"
     )
 
     data: str | None = option(
@@ -85,21 +87,25 @@ class PretrainConfig:
     steps: int = option("training", "optimizer steps", 300)
     batch: int = option("training", "sequences per forward pass", 16)
     accumulate: int = option("training", "forward passes per step", 1)
-    lr: float = option("training", "peak learning rate", 2e-3)
+    lr: float | None = option("training", "peak learning rate (2e-3; 1b: 1e-3, 7b: 5e-4)")
     lr_warmup: float = option("training", "part of the run over which the learning rate rises", 0.05)
     lr_final: float = option("training", "learning rate at the end, as a part of the peak", 0.1)
     weight_decay: float = option("training", "decoupled weight decay", 0.0)
     beta1: float = option("training", "decay rate of the first moment", 0.9)
     beta2: float = option("training", "decay rate of the second moment", 0.999)
-    clip: float = option("training", "largest norm of the gradient; 0 = no clipping", 1.0)
-    stochastic_rounding: bool = option("training", "round bfloat16 weights at random", False)
+    clip: float | None = option(
+        "training", "largest norm of the gradient; 0 = no clipping (1; with --fused-backward 0)"
+    )
+    stochastic_rounding: bool | None = option(
+        "training", "round bfloat16 weights at random (350m and larger: yes)"
+    )
     moments: Literal["fp32", "bf16"] = option(
         "training", "format of Adam's moments; bf16 is rounded at random", "fp32"
     )
     fused_backward: bool = option(
         "training",
-        "update each parameter during the backward pass and free its gradient; clipping then takes a second "
-        "pass, --clip 0 does without",
+        "update each parameter during the backward pass and free its gradient; --clip then takes a second "
+        "pass",
         False,
     )
     checkpoint_activations: bool = option(
@@ -120,8 +126,12 @@ class PretrainConfig:
         "bytes of held-out text in an evaluation (of a .bin, a quarter as many tokens); 0 = all "
         "(262144, in short runs 4 for every token trained on)",
     )
-    eval_batch: int = option("evaluation", "sequences per forward pass of an evaluation", 16)
-    sample_tokens: int = option("evaluation", "tokens of the sample written at the end; 0 = none", 100)
+    eval_batch: int | None = option(
+        "evaluation", "sequences per forward pass of an evaluation (16; 350m and larger: --batch)"
+    )
+    sample_tokens: int | None = option(
+        "evaluation", "tokens of the sample written at the end; 0 = none (100; 1b and 7b: 0)"
+    )
 
     save_every: int = option(
         "checkpoints", "steps between checkpoints; 0 = only when the run is stopped by a signal", 1000

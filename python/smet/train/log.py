@@ -41,13 +41,17 @@ class JsonlLog:
         if self._file.name != os.devnull:
             os.fsync(self._file.fileno())
 
+    def close(self) -> None:
+        """Nothing is written after it."""
+        self._file.close()
+
     def __enter__(self) -> JsonlLog:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,15 @@ from smet.train.device import choose_device, device_of
 from smet.train.errors import NonFiniteLossError
 from smet.train.evaluate import evaluate
 from smet.train.loss import next_token_loss
+from smet.train.memory_timeline import MemoryTimeline
 from smet.train.methods import is_dynamic, is_sparse
 from smet.train.models import checkpoint_activations, materialise
 from smet.train.parallel import Parallel
 from smet.train.record import Record
 
 ALONE = Parallel()
+Phase = Callable[[str, int], AbstractContextManager[None]]  # MemoryTimeline.phase
+NO_PHASE: Phase = MemoryTimeline().phase
 
 
 def train(
@@ -45,11 +48,13 @@ def train(
     optimizer step that a loss or gradient without a finite value would spoil.
     """
     torch.manual_seed(config.seed + parallel.rank)  # dropout's: smet itself draws from no global generator
-    if is_sparse(config):
-        record.display.line(str(sparsify(model, config)))
-    if config.checkpoint_activations:
-        checkpoint_activations(model)
-    optimizer = make_optimizer(model, config)
+    phase = record.memory.phase
+    with phase("build"):
+        if is_sparse(config):
+            record.display.line(str(sparsify(model, config)))
+        if config.checkpoint_activations:
+            checkpoint_activations(model)
+        optimizer = make_optimizer(model, config)
     schedule = LambdaLR(optimizer, lambda done: lr_factor(config, done))
     topology = make_topology(model, optimizer, config) if is_dynamic(config) else None
     probe = AgeProbe(model, optimizer)
@@ -62,12 +67,12 @@ def train(
     for step in range(done + 1, config.steps + 1):
         record.start_step()
         if config.fused_backward:
-            loss, norm = updating_backward(config, replica, optimizer, batches, step, parallel)
+            loss, norm = updating_backward(config, replica, optimizer, batches, step, parallel, phase)
         else:
-            loss = parallel.mean(step_gradients(config, replica, batches, step, parallel))
-            norm = clip(model, config.clip, step, config.on_nonfinite)
+            loss = parallel.mean(step_gradients(config, replica, batches, step, parallel, phase))
+            norm = clip(model, config.clip or 0.0, step, config.on_nonfinite)
         lr = float(schedule.get_last_lr()[0])
-        with probe.watch(step):
+        with phase("step", step), probe.watch(step):
             optimizer.step()
         schedule.step()
         if optimizer.skipped_steps > skipped:
@@ -83,16 +88,22 @@ def train(
             # Before the topology changes: just after it, newborn weights are still zero.
             bytes_ = data.held_out_bytes
             if parallel.is_main:
-                result = evaluate(model, data.held_out, config.seq, config.eval_batch, bytes_)
+                assert config.eval_batch is not None
+                with phase("evaluation", step):
+                    result = evaluate(model, data.held_out, config.seq, config.eval_batch, bytes_)
                 record.evaluated(step, result)
-        if topology is not None and (update := topology.step()) is not None:
-            probe.grew(step, update.update)
-            record.topology(step, update)
+        if topology is not None:
+            with phase("topology", step):
+                update = topology.step()
+            if update is not None:
+                probe.grew(step, update.update)
+                record.topology(step, update)
         optimizer.zero_grad()
         stopped = parallel.any(should_stop()) and step < config.steps
         if checkpoints is not None and checkpoints.due(step, stopped):
             record.log.sync()
-            checkpoints.save(step, training)
+            with phase("save", step):
+                checkpoints.save(step, training)
         if stopped:
             break
 
@@ -116,6 +127,7 @@ def sparsify(model: nn.Module, config: PretrainConfig) -> smet.ConversionTable:
 
 def make_optimizer(model: nn.Module, config: PretrainConfig) -> smet.CompactAdamW:
     """CompactAdamW for every method: without sparse layers it is AdamW."""
+    assert config.lr is not None
     return smet.CompactAdamW(
         model,
         lr=config.lr,
@@ -126,7 +138,7 @@ def make_optimizer(model: nn.Module, config: PretrainConfig) -> smet.CompactAdam
         boost=1.0 if config.boost is None else config.boost,
         boost_tau=config.boost_tau or 50.0,
         local_age=config.adam == "local",
-        stochastic_rounding=config.stochastic_rounding,
+        stochastic_rounding=bool(config.stochastic_rounding),
         moments=config.moments,
         seed=config.seed,
         on_nonfinite=config.on_nonfinite,
@@ -159,7 +171,12 @@ def lr_factor(config: PretrainConfig, done: int) -> float:
 
 
 def step_gradients(
-    config: PretrainConfig, model: nn.Module, batches: Batches, step: int, parallel: Parallel = ALONE
+    config: PretrainConfig,
+    model: nn.Module,
+    batches: Batches,
+    step: int,
+    parallel: Parallel = ALONE,
+    phase: Phase = NO_PHASE,
 ) -> float:
     """All backward passes of a step; the loss on this process's batches: every world-th, from its rank on."""
     loss = 0.0
@@ -168,7 +185,7 @@ def step_gradients(
         batch = batches[part * parallel.world + parallel.rank]
         last = part == first + config.accumulate - 1
         with nullcontext() if last else parallel.accumulating(model):
-            loss += backward(model, batch, config.accumulate, step, config.on_nonfinite, parallel)
+            loss += backward(model, batch, config.accumulate, step, config.on_nonfinite, parallel, phase)
     return loss
 
 
@@ -179,13 +196,14 @@ def updating_backward(
     batches: Batches,
     step: int,
     parallel: Parallel = ALONE,
+    phase: Phase = NO_PHASE,
 ) -> tuple[float, float | None]:
     """The pass or passes of --fused-backward: the loss, and where it is clipped the norm before."""
 
     def gradients() -> float:
-        return step_gradients(config, model, batches, step, parallel)
+        return step_gradients(config, model, batches, step, parallel, phase)
 
-    if config.clip == 0:
+    if not config.clip:
         return gradients(), None
     loss, norm = optimizer.clipped_backward(gradients, config.clip)
     return loss, norm.item()
@@ -198,15 +216,18 @@ def backward(
     step: int,
     on_nonfinite: str = "raise",
     parallel: Parallel = ALONE,
+    phase: Phase = NO_PHASE,
 ) -> float:
     """Add the gradients of one of `parts` equal batches; its part of the step's loss."""
-    loss = next_token_loss(model, batch.to(device_of(model))) / parts
+    with phase("forward", step):
+        loss = next_token_loss(model, batch.to(device_of(model))) / parts
     value = loss.item()
     if on_nonfinite == "raise" and parallel.any(not math.isfinite(value)):
         raise NonFiniteLossError(
             f"the loss is {value} at step {step}; stopped before the update. Try a smaller --lr"
         )
-    torch.autograd.backward(loss)
+    with phase("backward", step):
+        torch.autograd.backward(loss)
     return value
 
 

@@ -56,7 +56,7 @@ def _left_out(head: nn.Linear) -> Iterator[list[Tensor]]:
         seen.append(hidden)
         return hidden
 
-    head.forward = keep  # type: ignore[method-assign]
+    head.forward = keep  # type: ignore[method-assign, assignment]
     try:
         yield seen
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smet.llama_sizes import LLAMA_SIZES
+from smet.train import defaults
 from smet.train.config import PretrainConfig
 from smet.train.errors import ConfigError
 
@@ -40,9 +41,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "smet": _DYNAMIC | {"adam": "local", "density_scaling": 0.5},
 }
 
-_LARGE = ("350m", "1b", "7b")
-_EVAL_BYTES = 262144
-
 _SPARSE_ONLY = ("distribution", "init_scale", "density_scaling")
 _DYNAMIC_ONLY = (
     *("warmup", "boost", "boost_tau", "interval", "fraction", "final_fraction", "fraction_schedule"),
@@ -66,11 +64,7 @@ def resolve(config: PretrainConfig) -> PretrainConfig:
             result.boost_tau = 50.0
         if config.final_fraction is None and result.fraction is not None:
             result.final_fraction = min(preset["final_fraction"], result.fraction)
-    if result.init is None:
-        result.init = "sparse" if is_sparse(result) and result.model in _LARGE else "dense"
-    if result.eval_bytes is None:
-        trained = result.steps * result.batch * result.accumulate * result.seq
-        result.eval_bytes = min(_EVAL_BYTES, 4 * trained)
+    result = dataclasses.replace(result, **defaults.of_model(result, is_sparse(result)))
     _check_ranges(result)
     _check_model(result)
     return result
@@ -114,8 +108,6 @@ def _check_together(config: PretrainConfig) -> None:
         raise ConfigError("--vocab and --tokenizer both say the vocabulary; leave one out")
     if config.max_bytes is not None and str(config.data).endswith(".bin"):
         raise ConfigError("--max-bytes limits text; a token .bin is read as it is needed")
-    if config.stochastic_rounding and config.dtype != "bfloat16":
-        raise ConfigError("--stochastic-rounding needs --dtype bfloat16")
     if config.init == "sparse" and not is_sparse(config):
         raise ConfigError("--init sparse has no meaning with --method dense")
     if config.fused_backward and config.accumulate > 1:
@@ -132,6 +124,9 @@ def _check_together(config: PretrainConfig) -> None:
 
 
 def _check_ranges(config: PretrainConfig) -> None:
+    if config.stochastic_rounding and config.dtype != "bfloat16":
+        raise ConfigError("--stochastic-rounding needs --dtype bfloat16")
+
     def need(field: str, holds: bool, expected: str) -> None:
         value = getattr(config, field)
         if value is not None and not (holds and math.isfinite(value)):

@@ -4,17 +4,31 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
+import os
 import resource
 from pathlib import Path
 
 import psutil
 
 _STATUS = Path("/proc/self/status")
+_STATM = Path("/proc/self/statm")
 
 
 def resident_bytes() -> int:
     """Resident set size."""
-    return int(psutil.Process().memory_info().rss)
+    try:
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
+
+
+def release() -> None:
+    """Give memory that is free, but held by Python and the C library for later, back to the system."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smet._text import format_bytes
 from smet.train.evaluate import Evaluation
+from smet.train.memory_timeline import MemoryTimeline
 from smet.train.process_memory import resident_bytes
 from smet.train.spikes import quiet_spikes, spikes
 
@@ -45,6 +46,7 @@ class Record:
     display: Display
     steps: int
     tokens_per_step: int
+    memory: MemoryTimeline = field(default_factory=MemoryTimeline)  # one without a log notes nothing
     losses: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     updates: list[int] = field(default_factory=list)  # steps done at each topology update

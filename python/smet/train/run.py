@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One run in its folder: set up, train, save, summarise.
 
-The folder holds config.yaml, log.jsonl, summary.json, tokenizer.json, model/config.json, weights.pt (a
-state_dict), sample.txt, run.png and checkpoints/.
+The folder holds config.yaml, log.jsonl, memory.jsonl, summary.json, tokenizer.json, model/config.json,
+weights.pt (a state_dict), sample.txt, run.png and checkpoints/.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import nn
 
 import smet
 from smet.checkpoint import CheckpointError, durable
-from smet.train import process_memory
+from smet.train import defaults, process_memory
 from smet.train.checkpoints import RunCheckpoints
 from smet.train.config import PretrainConfig
 from smet.train.data import TokenData, load_data
@@ -31,6 +31,7 @@ from smet.train.display import make_display
 from smet.train.errors import CheckpointRunError, ConfigError
 from smet.train.log import JsonlLog, events_until, write_json
 from smet.train.loop import train
+from smet.train.memory_timeline import MemoryTimeline
 from smet.train.methods import resolve
 from smet.train.models import build_model, describe, load_model_config
 from smet.train.parallel import Parallel, parallel_run
@@ -54,7 +55,7 @@ def pretrain(config: PretrainConfig, data: TokenData | None = None) -> RunResult
 
     Started by torchrun, every process runs this: rank 0 prints and writes.
     """
-    config = resolve(config)
+    given, config = config, resolve(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model_config = load_model_config(config)
@@ -69,9 +70,12 @@ def pretrain(config: PretrainConfig, data: TokenData | None = None) -> RunResult
         if data is None:
             vocab = getattr(model_config, "vocab_size", None)
             data = parallel.main_first(lambda: load_data(config, folder, vocab))
+        if chosen := defaults.note(given, config):
+            data.notes.append(chosen)
         model = build_model(config, data.vocab, model_config)
         if device_of(model).type != "meta":
             model.to(device)
+        process_memory.release()
         return _run(config, folder, model, data, parallel)
 
 
@@ -87,18 +91,14 @@ def _run(
     with (
         JsonlLog(folder / "log.jsonl" if parallel.is_main else None, kept) as log,
         make_display(config.steps, config.print_every, silent=not parallel.is_main) as display,
+        MemoryTimeline(folder / "memory.jsonl" if parallel.is_main else None) as memory,
         stop_requests() as stop,
     ):
         for note in data.notes:
             display.line(f"note: {note}")
-        processes = f"; {parallel.world} processes" if parallel.world > 1 else ""
-        where = f" on {torch.cuda.get_device_name()}" if device_of(model).type == "cuda" else ""
-        display.line(
-            f"{config.method}: {describe(model)}, vocabulary {data.vocab}, {len(data.train):,} tokens to "
-            f"train on, {len(data.held_out):,} held out; writing to {folder}{processes}{where}"
-        )
+        display.line(_title(config, folder, model, data, parallel))
         tokens = config.batch * config.seq * config.accumulate * parallel.world
-        record = Record(log, display, config.steps, tokens)
+        record = Record(log, display, config.steps, tokens, memory)
         if done:
             record.replay(kept)
             display.line(f"resuming after step {done}")
@@ -107,15 +107,28 @@ def _run(
             log.write("start", config=config.to_dict(), versions=versions(), vocab=data.vocab)
         train(config, model, data, record, stop, checkpoints, parallel)
         stopped = len(record.losses) < config.steps
+        if parallel.is_main:
+            with memory.phase("save", len(record.losses)):
+                _save_weights(model, folder / "weights.pt")
         summary = _summary(config, model, record, stopped)
         log.write("end", **{key: value for key, value in summary.items() if key != "config"})
     if parallel.is_main:
-        _save_weights(model, folder / "weights.pt")
         write_json(folder / "summary.json", summary)
         if not stopped:
             _finish(config, folder, model, data)
     exit_code = EXIT_CODES[signal.SIGTERM] if parallel.world > 1 else stop.exit_code
     return RunResult(folder, summary, exit_code if stopped else 0, record.losses, record.updates)
+
+
+def _title(
+    config: PretrainConfig, folder: Path, model: nn.Module, data: TokenData, parallel: Parallel
+) -> str:
+    processes = f"; {parallel.world} processes" if parallel.world > 1 else ""
+    where = f" on {torch.cuda.get_device_name()}" if device_of(model).type == "cuda" else ""
+    return (
+        f"{config.method}: {describe(model)}, vocabulary {data.vocab}, {len(data.train):,} tokens to "
+        f"train on, {len(data.held_out):,} held out; writing to {folder}{processes}{where}"
+    )
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:
