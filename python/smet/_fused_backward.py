@@ -32,19 +32,21 @@ class FusedBackward:
         self._norms: dict[int, Tensor] | None = None  # while gradients are measured
         self._bad: int | None = None  # the first whose gradient was not finite when it was measured
         self._factor: Tensor | None = None  # of the gradients of the pass that updates
-        handles: list[Any] = []
-        for number, group in enumerate(optimizer.param_groups):
-            self.attach(group["params"], number, handles)
-        self._handles = handles
-        weakref.finalize(optimizer, _remove, handles)
+        self._hooked: set[tuple[int, int]] = set()  # (group, place) of the parameters that have a hook
+        self._handles: list[Any] = []
+        self.attach()
+        weakref.finalize(optimizer, _remove, self._handles)
 
-    def attach(self, params: list[nn.Parameter], number: int, handles: list[Any] | None = None) -> None:
-        """Watch the parameters of group `number`; one that is frozen now is updated by step() alone."""
-        handles = self._handles if handles is None else handles
-        for place, param in enumerate(params):
-            if param.requires_grad:
-                hook = _Hook(self, number, place)
-                handles.append(param.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
+    def attach(self) -> None:
+        """Watch the parameters that require a gradient now; others are updated by step() alone."""
+        optimizer = self._optimizer()
+        assert optimizer is not None
+        for number, group in enumerate(optimizer.param_groups):
+            for place, param in enumerate(group["params"]):
+                if param.requires_grad and (number, place) not in self._hooked:
+                    hook = _Hook(self, number, place)
+                    self._hooked.add((number, place))
+                    self._handles.append(param.register_post_accumulate_grad_hook(hook))
 
     def complete(self, param: nn.Parameter, number: int, place: int) -> None:
         """The gradient of this parameter is complete: update the parameter, or only measure the gradient."""
@@ -98,6 +100,7 @@ class FusedBackward:
         assert optimizer is not None
         if self._updated:
             raise RuntimeError("smet: clipped_backward() after a backward pass; call step() first")
+        self.attach()  # a parameter that thawed would gather the gradients of both passes
         generators = _Generators(optimizer)
         self._norms, self._bad = {}, None
         try:
@@ -111,7 +114,11 @@ class FusedBackward:
         total = torch.linalg.vector_norm(torch.stack(norms))
         if self._bad is not None:
             name = nonfinite.parameter_name(optimizer.param_groups, self._bad)
-            nonfinite.refuse(optimizer, name, "nothing was changed")
+            bad = f"the gradient of '{name}' holds NaN or infinity"
+            nonfinite.refuse(optimizer, bad, "nothing was changed")
+            return result, total
+        if optimizer.on_nonfinite != "ignore" and not torch.isfinite(total):  # a factor of 0 would hide it
+            nonfinite.refuse(optimizer, "the norm of all gradients overflows", "nothing was changed")
             return result, total
         self._factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)
         try:
@@ -120,6 +127,10 @@ class FusedBackward:
         finally:
             self._factor = None
         return result, total
+
+    def forget(self) -> None:
+        """A state was loaded: what was updated before is no part of the step that begins."""
+        self._updated.clear()
 
     def finish(self, found_inf: Tensor | None) -> None:
         """step() was called: what was updated since the last one is one step."""

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 def all_finite(optimizer: CompactAdamW, items: list[Any], group: Any) -> bool:
     """Whether every gradient of every process is finite; else raises, or counts a skipped step."""
     bad = _C.first_nonfinite([param.grad for param, _, _, _ in items])
-    bad = processes.largest(bad, group)
+    # By its number among all parameters: not every process need have the same gradients.
+    bad = processes.largest(items[bad][3] if bad >= 0 else bad, group)
     if bad < 0:
         return True
-    name = "a parameter without a gradient here"
-    if bad < len(items):
-        name = parameter_name(optimizer.param_groups, items[bad][3])
-    refuse(optimizer, name, "nothing was changed, on any process")
+    name = parameter_name(optimizer.param_groups, bad)
+    refuse(
+        optimizer, f"the gradient of '{name}' holds NaN or infinity", "nothing was changed, on any process"
+    )
     return False
 
 
-def refuse(optimizer: CompactAdamW, name: str, changed: str) -> None:
+def refuse(optimizer: CompactAdamW, what: str, changed: str) -> None:
     """RuntimeError, or with on_nonfinite="skip" one more skipped step."""
-    what = f"the gradient of '{name}' holds NaN or infinity"
     if optimizer.on_nonfinite == "raise":
         raise RuntimeError(
             f"smet: {what}; {changed}. Find where the loss left the finite range, or skip such steps with "

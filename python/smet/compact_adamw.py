@@ -177,7 +177,7 @@ class CompactAdamW(torch.optim.Optimizer):
                 self.state[param] = adamw_state.new_state(param, group["moments"])
         self._step_supports_amp_scaling = self._fused is not None or self._on_gpu()
         if self._fused is not None:
-            self._fused.attach(group["params"], len(self.param_groups) - 1)
+            self._fused.attach()
 
     def _fuse(self) -> None:
         self._fused = FusedBackward(self)
@@ -251,15 +251,21 @@ class CompactAdamW(torch.optim.Optimizer):
         """With fused_backward=True: clip by the exact norm of all gradients, at the price of a second pass.
 
         Calls `backward` (a function that runs forward and backward pass) twice from the same state of torch's
-        generators: the first pass measures each gradient and frees it, the second one updates with gradients
-        times min(1, max_norm / (norm + 1e-6)), as clip_grad_norm_ and step() would. A gradient that is not
-        finite raises, or skips the step, between the two, when nothing is changed. Call step() after it.
+        generators (but buffers that a forward pass changes, such as BatchNorm's, change twice): the first
+        pass measures each gradient and frees it, the second one updates with gradients times
+        min(1, max_norm / (norm + 1e-6)), as clip_grad_norm_ and step() would. A gradient or a norm that is
+        not finite raises, or skips the step, between the two, when nothing is changed. Call step() after it.
 
         Returns what the last call of `backward` returned, and the norm before.
         """
         if self._fused is None:
             raise RuntimeError("smet: clipped_backward() needs fused_backward=True; else clip_grad_norm_()")
         return self._fused.clipped(backward, max_norm)
+
+    @property
+    def fused_backward(self) -> bool:
+        """Whether parameters are updated, and their gradients freed, during backward()."""
+        return self._fused is not None
 
     @property
     def settled(self) -> bool:
@@ -333,6 +339,8 @@ class CompactAdamW(torch.optim.Optimizer):
                 elif self.state[param]:
                     adamw_state.reset_state(self.state[param])
             self.__setstate__({"state": self.state, "param_groups": groups})
+            if self._fused is not None:
+                self._fused.forget()
 
         return carry_out
 

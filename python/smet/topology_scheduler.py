@@ -79,7 +79,7 @@ class TopologyScheduler:
         self._layers = dict(_unique(sparse_layers(_checked_model(model))))
         check_not_sharded(model)
         self._opt, self._process_group = opt, process_group
-        _check_optimizer(opt, self._layers)
+        _check_optimizer(opt, self._layers, prune)
         options = {
             "interval": _integer("interval", interval),
             "fraction": _number("fraction", fraction),
@@ -275,9 +275,14 @@ def _unique(layers: Any) -> Any:
         yield name, layer
 
 
-def _check_optimizer(opt: Any, layers: dict[str, SparseLinear]) -> None:
+def _check_optimizer(opt: Any, layers: dict[str, SparseLinear], prune: Any) -> None:
     if opt is None:
         return
+    if prune == "magnitude_gradient" and getattr(opt, "fused_backward", False):
+        raise ValueError(
+            'smet: prune is "magnitude_gradient", but the optimizer has fused_backward=True, which frees '
+            "every gradient before an update could look at it; use another criterion, or fused_backward=False"
+        )
     if not hasattr(opt, "param_groups") or not hasattr(opt, "state"):
         raise TypeError(f"smet: opt is a {type(opt).__name__}; expected a torch.optim.Optimizer or None")
     held = {id(param) for group in opt.param_groups for param in group["params"]}

@@ -125,6 +125,8 @@ COMBINATIONS = [
     (["--overwrite"], "--overwrite needs --out"),
     (["--method", "dense", "--init", "sparse"], "--init sparse has no meaning with --method dense"),
     (["--fused-backward", "--accumulate", "2"], "--accumulate is 2"),
+    (["--fused-backward", "--prune", "magnitude_gradient"], "--prune magnitude_gradient needs gradients"),
+    (["--fused-backward", "--on-nonfinite", "skip", "--clip", "0"], "give a --clip above 0"),
     (["--final-fraction", "0.5"], "--final-fraction is 0.5"),
     (["--model", "9mm"], "did you mean 9m?"),
 ]

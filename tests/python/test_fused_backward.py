@@ -166,3 +166,63 @@ def test_parameters_that_thaw_or_come_later():
     before = net.embed.weight.detach().clone()
     opt.step()
     assert not torch.equal(before, net.embed.weight)
+
+
+def test_clipped_backward_watches_a_parameter_that_thawed():
+    """Without a hook it would gather the gradients of both passes, and have no part in the norm."""
+    nets = []
+    for fused in (False, True):
+        net = model(0)
+        smet.sparsify_(net, density=0.3)
+        net.embed.weight.requires_grad_(False)
+        opt = smet.CompactAdamW(net, lr=3e-3, fused_backward=fused)
+        net.embed.weight.requires_grad_(True)
+        if fused:
+            _, norm = opt.clipped_backward(lambda net=net: loss_of(net, 0).backward(), 0.1)
+        else:
+            loss_of(net, 0).backward()
+            norm = nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        opt.step()
+        nets.append((norm, net.state_dict()))
+    assert nets[0][0] == nets[1][0]
+    assert same(list(nets[0][1].values()), list(nets[1][1].values()))
+
+
+def test_c1_loading_begins_a_new_step_after_a_backward_pass_that_failed(tmp_path):
+    net, opt, topo = build(fused_backward=True)
+    smet.save_checkpoint(tmp_path, net, opt, topo, step=0)
+    net.layers[0].register_full_backward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loss_of(net, 0).backward()
+    net.layers[0]._backward_hooks.clear()
+    smet.load_checkpoint(tmp_path, net, opt, topo)
+    loss_of(net, 0).backward()
+    opt.step()
+    other_net, other, _ = build()
+    loss_of(other_net, 0).backward()
+    other.step()
+    assert same(snapshot(opt), snapshot(other))
+
+
+@pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
+def test_g1_a_norm_that_overflows_changes_nothing(on_nonfinite):
+    net, opt, _ = build(fused_backward=True, on_nonfinite=on_nonfinite)
+    before = snapshot(opt)
+
+    def backward():
+        (loss_of(net, 0) * 1e38).backward()
+
+    if on_nonfinite == "raise":
+        with pytest.raises(RuntimeError, match="the norm of all gradients overflows; nothing was changed"):
+            opt.clipped_backward(backward, 1.0)
+    else:
+        opt.clipped_backward(backward, 1.0)
+        opt.step()
+        assert opt.skipped_steps == 1
+    assert same(before, snapshot(opt))
+
+
+def test_a_criterion_that_needs_gradients_is_refused():
+    net, opt, _ = build(fused_backward=True)
+    with pytest.raises(ValueError, match="fused_backward=True, which frees every gradient"):
+        smet.TopologyScheduler(net, opt, total_steps=10, prune="magnitude_gradient")

@@ -130,11 +130,11 @@ def test_memory_options_do_not_change_the_run(options, data, tmp_path):
     plain, lean = results
     assert plain.losses == lean.losses and plain.updates == lean.updates == [10, 20, 30]
     assert plain.summary["topology_hash"] == lean.summary["topology_hash"]
-    norms = [
-        [event["grad_norm"] for event in read_log(result.folder / "log.jsonl") if event["event"] == "step"]
-        for result in results
-    ]
+    logs = [list(read_log(result.folder / "log.jsonl")) for result in results]
+    norms = [[event["grad_norm"] for event in log if event["event"] == "step"] for log in logs]
     assert norms[0] == norms[1] and len(norms[0]) == options.steps
+    sizes = [[event for event in log if event["event"] == "update_size"] for log in logs]
+    assert sizes[0] == sizes[1] and all(event["newborn"] > 0 for event in sizes[0]) and sizes[0]
 
 
 def test_without_clipping_one_pass_updates(options, data, tmp_path):

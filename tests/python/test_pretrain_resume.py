@@ -15,7 +15,7 @@ from smet.cli import main
 from smet.train import run as run_module
 from smet.train.config import PretrainConfig
 from smet.train.data import load_data
-from smet.train.errors import CheckpointRunError, ConfigError
+from smet.train.errors import CheckpointRunError, ConfigError, DataError
 from smet.train.log import read_log
 from smet.train.run import pretrain
 
@@ -121,7 +121,7 @@ def test_c1_c17_sigterm_saves_exits_143_and_the_run_resumes(
     assert_equal_runs(again.folder, whole)
 
 
-def test_l4_ctrl_c_once_saves_twice_exits(options, whole, tmp_path, monkeypatch, capsys):
+def test_l4_ctrl_c_once_saves_twice_exits(options, whole, tmp_path, monkeypatch, capfd):
     flags = [
         f"--{key.replace('_', '-')}={value}" for key, value in options.to_dict().items() if value is not None
     ]
@@ -131,7 +131,7 @@ def test_l4_ctrl_c_once_saves_twice_exits(options, whole, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         signals_at(patch, 3, signal.SIGINT)
         assert main(argv) == 130
-    assert "Ctrl-C once more stops at once" in capsys.readouterr().err
+    assert "Ctrl-C once more stops at once" in capfd.readouterr().err
     assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [3]
     with monkeypatch.context() as patch:
         signals_at(patch, 10, signal.SIGINT, signal.SIGINT)
@@ -241,3 +241,44 @@ def test_l3_resume_options(capsys):
         except SystemExit as error:
             code = error.code
         assert code == 2 and said in capsys.readouterr().err
+
+
+def test_c6_resume_leaves_the_results_of_a_run_that_ended(options, data, tmp_path, capsys):
+    """Also without a checkpoint: the same run has nothing left to do, another one is refused."""
+    config = replace(options, out=str(tmp_path / "run"), resume="auto", save_every=0, sample_tokens=0)
+    first = pretrain(config, data)
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints") == []
+    written = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "run").iterdir())}
+    again = pretrain(config, data)
+    assert "has ended; nothing is left to do" in capsys.readouterr().out
+    assert (again.exit_code, again.losses, again.updates) == (0, first.losses, first.updates)
+    for change, match in CHANGES.values():
+        with pytest.raises(ConfigError, match=match):
+            pretrain(replace(config, **change), data)
+    del written[tmp_path / "run" / ".lock"]
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+
+
+def test_l7_a_log_that_is_gone_or_damaged(options, data, tmp_path, monkeypatch):
+    config = replace(options, out=str(tmp_path / "run"), resume="auto", sample_tokens=0)
+    with monkeypatch.context() as patch:
+        signals_at(patch, 9, signal.SIGTERM)
+        folder = pretrain(config, data).folder
+    log = folder / "log.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole.replace(b'"step": 4,', b'"step": \x004,', 1))
+    with pytest.raises(DataError, match=r"log.jsonl is damaged: line \d+ is not an event"):
+        pretrain(config, data)
+    log.unlink()
+    result = pretrain(config, data)
+    assert result.exit_code == 0 and not result.summary["interrupted"]
+
+
+def test_c14_a_linked_checkpoint_folder_is_emptied_and_stays_linked(options, data, tmp_path):
+    (tmp_path / "disk" / "step-00000007").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
+    config = replace(options, steps=8, overwrite=True, sample_tokens=0, out=str(tmp_path / "run"))
+    assert pretrain(config, data).exit_code == 0
+    assert (tmp_path / "run" / "checkpoints").is_symlink()
+    assert checkpoint_steps(tmp_path / "disk") == [7]

@@ -51,7 +51,7 @@ class AgeProbe:
 
     @contextmanager
     def watch(self, step: int) -> Iterator[None]:
-        """Around optimizer.step() number `step`; leaves the sizes in `result`, or None."""
+        """Around all that updates weights in step number `step`; leaves the sizes in `result`, or None."""
         self.result = None
         age = step - self._grown_at if self._grown_at is not None else 0
         if age not in AGES:

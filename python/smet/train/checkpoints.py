@@ -57,9 +57,12 @@ class RunCheckpoints:
         self.saved: int | None = None
 
     def clear(self) -> None:
-        """Remove all of them: a new run takes the folder."""
-        if self.root.exists():
-            shutil.rmtree(self.root)
+        """Remove all of them: a new run takes the folder. The folder itself may be a link to another disk."""
+        for entry in self.root.iterdir() if self.root.is_dir() else ():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     def find(self) -> int:
         """Step of the newest whole checkpoint, which `restore` will load; 0 when there is none."""
@@ -115,20 +118,24 @@ class RunCheckpoints:
 
     def _check(self, extra: dict[str, Any]) -> None:
         """ConfigError unless the checkpoint is of this very run."""
-        saved, here = extra.get("config", {}), self.config.to_dict()
+        self.check_options(extra.get("config", {}), extra.get("sequences_per_step"))
+        if extra.get("data") != self._fingerprint:
+            raise ConfigError(f"the training data is not that of {self.root}; a run resumes on its own data")
+
+    def check_options(self, saved: dict[str, Any], sequences: int | None) -> None:
+        """ConfigError unless a run with these options and sequences per step is the same as this one."""
+        here = self.config.to_dict()
         for field in (field for field in here if field not in _FREE and field in saved):
             if saved[field] != here[field]:
                 raise ConfigError(
                     f"{flag(field)} is {here[field]}, but {self.root} was saved with {saved[field]}; "
                     "continue with the same options, or start another run (--overwrite, or another --out)"
                 )
-        if extra.get("sequences_per_step") != self._sequences:
+        if sequences != self._sequences:
             raise ConfigError(
                 f"--batch x --accumulate x processes is {self._sequences} sequences a step, but {self.root} "
-                f"was saved with {extra.get('sequences_per_step')}; choose them so that it stays the same"
+                f"was saved with {sequences}; choose them so that it stays the same"
             )
-        if extra.get("data") != self._fingerprint:
-            raise ConfigError(f"the training data is not that of {self.root}; a run resumes on its own data")
 
 
 def fingerprint(data: TokenData) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from smet.train.errors import DataError
+
 
 class JsonlLog:
     """Appends events to a file. Each line is written in one piece and at once, so that a killed run leaves
@@ -28,6 +30,8 @@ class JsonlLog:
         partial = path.with_suffix(".jsonl.partial")
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(event) + "\n" for event in kept)
+            file.flush()
+            os.fsync(file.fileno())  # before it takes the place of a log that is on disk
         os.replace(partial, path)
         self._file = path.open("a", encoding="utf-8")
 
@@ -55,11 +59,18 @@ class JsonlLog:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of a log; a last line that was cut off is left out."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """The events of a log; a last line that was cut off is left out. DataError for a line that is damaged."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            if not isinstance(event, dict) or "event" not in event:
+                raise DataError(f"{path} is damaged: line {number} is not an event in JSON; remove the line")
+            yield event
 
 
 def events_until(path: Path, step: int) -> list[dict[str, Any]]:

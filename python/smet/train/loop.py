@@ -40,12 +40,12 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     checkpoints: RunCheckpoints | None = None,
     parallel: Parallel = ALONE,
-) -> None:
+) -> bool:
     """Train `model`, which is dense and is made sparse here, for config.steps steps.
 
     `config` is a resolved one. `should_stop` is asked after every step; a run that stops early is saved, and
-    neither evaluated nor finished. `checkpoints` says where it starts. Raises NonFiniteLossError before the
-    optimizer step that a loss or gradient without a finite value would spoil.
+    neither evaluated nor finished, and True is returned. `checkpoints` says where it starts. Raises
+    NonFiniteLossError before the optimizer step that a loss or gradient without a finite value would spoil.
     """
     torch.manual_seed(config.seed + parallel.rank)  # dropout's: smet itself draws from no global generator
     phase = record.memory.phase
@@ -66,14 +66,15 @@ def train(
     skipped = optimizer.skipped_steps
     for step in range(done + 1, config.steps + 1):
         record.start_step()
-        if config.fused_backward:
-            loss, norm = updating_backward(config, replica, optimizer, batches, step, parallel, phase)
-        else:
-            loss = parallel.mean(step_gradients(config, replica, batches, step, parallel, phase))
-            norm = clip(model, config.clip or 0.0, step, config.on_nonfinite)
+        with probe.watch(step):  # with --fused-backward weights move in the backward pass
+            if config.fused_backward:
+                loss, norm = updating_backward(config, replica, optimizer, batches, step, parallel, phase)
+            else:
+                loss = parallel.mean(step_gradients(config, replica, batches, step, parallel, phase))
+                norm = clip(model, config.clip or 0.0, step, config.on_nonfinite)
+            with phase("step", step):
+                optimizer.step()
         lr = float(schedule.get_last_lr()[0])
-        with phase("step", step), probe.watch(step):
-            optimizer.step()
         schedule.step()
         if optimizer.skipped_steps > skipped:
             skipped = optimizer.skipped_steps
@@ -105,7 +106,8 @@ def train(
             with phase("save", step):
                 checkpoints.save(step, training)
         if stopped:
-            break
+            return True
+    return False
 
 
 def sparsify(model: nn.Module, config: PretrainConfig) -> smet.ConversionTable:

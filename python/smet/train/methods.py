@@ -115,6 +115,16 @@ def _check_together(config: PretrainConfig) -> None:
             f"--fused-backward updates in every backward pass, but --accumulate is {config.accumulate}; "
             "use a larger --batch with --checkpoint-activations, or leave one out"
         )
+    if config.fused_backward and config.prune == "magnitude_gradient":
+        raise ConfigError(
+            "--prune magnitude_gradient needs gradients, which --fused-backward frees before the topology is "
+            "updated; leave one out"
+        )
+    if config.fused_backward and config.on_nonfinite == "skip" and config.clip == 0:
+        raise ConfigError(
+            "--on-nonfinite skip needs all gradients before the first update; with --fused-backward only "
+            "clipping looks at them first: give a --clip above 0, or leave one out"
+        )
     if config.overwrite and config.out is None:
         raise ConfigError("--overwrite needs --out")
     if config.resume == "auto" and config.out is None:

@@ -7,6 +7,7 @@ weights.pt (a state_dict), sample.txt, run.png and checkpoints/.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -29,7 +30,7 @@ from smet.train.data import TokenData, load_data
 from smet.train.device import choose_device, device_of
 from smet.train.display import make_display
 from smet.train.errors import CheckpointRunError, ConfigError
-from smet.train.log import JsonlLog, events_until, write_json
+from smet.train.log import JsonlLog, events_until, read_log, write_json
 from smet.train.loop import train
 from smet.train.memory_timeline import MemoryTimeline
 from smet.train.methods import resolve
@@ -83,6 +84,8 @@ def _run(
     config: PretrainConfig, folder: Path, model: nn.Module, data: TokenData, parallel: Parallel
 ) -> RunResult:
     checkpoints = RunCheckpoints(folder, config, data, parallel.world)
+    if config.resume == "auto" and (ended := parallel.from_main(lambda: _ended(folder, config, checkpoints))):
+        return ended
     done = checkpoints.find() if config.resume == "auto" else 0
     kept = events_until(folder / "log.jsonl", done) if done else []
     if not done and parallel.is_main:
@@ -105,17 +108,18 @@ def _run(
             log.write("resume", step=done, versions=versions())
         else:
             log.write("start", config=config.to_dict(), versions=versions(), vocab=data.vocab)
-        train(config, model, data, record, stop, checkpoints, parallel)
-        stopped = len(record.losses) < config.steps
+        stopped = train(config, model, data, record, stop, checkpoints, parallel)
         if parallel.is_main:
             with memory.phase("save", len(record.losses)):
                 _save_weights(model, folder / "weights.pt")
         summary = _summary(config, model, record, stopped)
         log.write("end", **{key: value for key, value in summary.items() if key != "config"})
     if parallel.is_main:
-        write_json(folder / "summary.json", summary)
-        if not stopped:
-            _finish(config, folder, model, data)
+        try:
+            if not stopped:
+                _finish(config, folder, model, data)
+        finally:  # last: with it the run has ended
+            write_json(folder / "summary.json", summary)
     exit_code = EXIT_CODES[signal.SIGTERM] if parallel.world > 1 else stop.exit_code
     return RunResult(folder, summary, exit_code if stopped else 0, record.losses, record.updates)
 
@@ -129,6 +133,25 @@ def _title(
         f"{config.method}: {describe(model)}, vocabulary {data.vocab}, {len(data.train):,} tokens to "
         f"train on, {len(data.held_out):,} held out; writing to {folder}{processes}{where}"
     )
+
+
+def _ended(folder: Path, config: PretrainConfig, checkpoints: RunCheckpoints) -> RunResult | None:
+    """What the run in `folder` ended with, if it did: then --resume auto has nothing left to do.
+
+    ConfigError when it was another run: only --overwrite replaces its results.
+    """
+    path = folder / "summary.json"
+    if not path.is_file() or not (folder / "weights.pt").is_file():
+        return None
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if summary["interrupted"]:
+        return None
+    checkpoints.check_options(summary["config"], summary["tokens"] // (summary["steps"] * config.seq))
+    print(f"the run in {folder} has ended; nothing is left to do")
+    events = list(read_log(folder / "log.jsonl"))
+    losses = [float(event["loss"]) for event in events if event["event"] == "step"]
+    updates = [event["step"] for event in events if event["event"] == "topology"]
+    return RunResult(folder, summary, 0, losses, updates)
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:

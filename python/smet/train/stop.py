@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # What a shell reports for a command that ended by such a signal.
@@ -29,7 +29,9 @@ class StopRequest:
             raise KeyboardInterrupt
         self.exit_code = EXIT_CODES[signal.Signals(number)]
         again = "; Ctrl-C once more stops at once" if number == signal.SIGINT else ""
-        print(f"saving a checkpoint after this step, then stopping{again}", file=sys.stderr, flush=True)
+        text = f"saving a checkpoint after this step, then stopping{again}\n"
+        with suppress(OSError):  # stderr may be gone; and print() fails inside another print() to it
+            os.write(2, text.encode())
 
 
 @contextmanager
