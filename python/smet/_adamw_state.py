@@ -176,12 +176,17 @@ def check_saved_state(saved: State, param: Tensor, name: str) -> int:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != param.shape:
             got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise fail(f"'{key}' is {got}, expected a floating tensor of shape {list(param.shape)}")
-    step = float(saved["step"])
-    if not (step >= 0 and step == int(step)):
+    step = saved["step"]
+    if isinstance(step, Tensor) and step.numel() == 1:
+        step = step.item()
+    if type(step) not in (int, float) or not 0 <= step < 2**62 or step != int(step):
         raise fail(f"step is {step}, expected a count of updates")
+    for key in required.intersection(_COHORTS):
+        if not isinstance(saved[key], Tensor):
+            raise fail(f"'{key}' is {type(saved[key]).__name__}, expected a tensor")
     if "cohort" in required:
         _C.check_cohorts(saved["cohort"], saved["births"], param.numel(), int(step), name)
-    return int(saved["step"])
+    return int(step)
 
 
 def copy_state(saved: State, state: State, step: int) -> None:

@@ -2,6 +2,7 @@
 """A checkpoint is complete and checksummed, or rejected by name; rejecting changes nothing (promise 5)."""
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -295,3 +296,25 @@ def test_c16_two_writers_in_one_folder_are_refused(tmp_path):
     assert checkpoint_steps(tmp_path) == []
     Run().save(tmp_path, step=1)
     assert checkpoint_steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_s8_a_model_on_the_meta_device_is_refused_and_loads_once_it_has_memory(tmp_path, sparse):
+    """Copying to it would silently do nothing."""
+
+    def build(device):
+        net = torch.nn.Sequential(
+            torch.nn.Linear(16, 32, device=device), torch.nn.Linear(32, 8, device=device)
+        )
+        if sparse:
+            smet.sparsify_(net, density=0.5, skip=(), init_std=0.02)
+        return net
+
+    net = build("cpu")
+    smet.save_checkpoint(tmp_path / "cpu", net, step=1)
+    meta = build("meta")
+    for use in (smet.load_checkpoint, functools.partial(smet.save_checkpoint, step=2)):
+        with pytest.raises(smet.CheckpointError, match="is on the meta device and has no values"):
+            use(tmp_path / "cpu", meta)
+    smet.load_checkpoint(tmp_path / "cpu", meta.to_empty(device="cpu"))
+    assert all(map(torch.equal, meta.state_dict().values(), net.state_dict().values()))

@@ -169,6 +169,18 @@ CORRUPT = {
         change_tensor("run.safetensors", "generators/0/python", lambda state: state[:-1]),
         "generators/0/python.* the manifest says",
     ),
+    "generator of torch": (
+        change_tensor("run.safetensors", "generators/0/torch", lambda state: state.fill_(255)),
+        "generator 'torch' is none",
+    ),
+    "generator of NumPy past its keys": (
+        change_tensor("run.safetensors", "generators/0/numpy", lambda state: state.fill_(10**6)),
+        "generator 'numpy' is none: it stands at number 1000000 of 624",
+    ),
+    "generator of Python": (
+        change_tensor("run.safetensors", "generators/0/python", lambda state: state.neg_()),
+        "generator 'python' is none",
+    ),
 }
 
 

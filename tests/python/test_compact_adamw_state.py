@@ -250,9 +250,12 @@ BROKEN = {
     "moment shape": (set_entry("exp_avg", lambda v: v[1:]), r"'exp_avg' is torch.float32 \[149\], expected"),
     "moment dtype": (set_entry("exp_avg", lambda v: v.int()), "'exp_avg' is torch.int32"),
     "not a tensor": (set_entry("exp_avg", lambda v: 3), "'exp_avg' is int"),
-    "step": (set_entry("step", lambda v: torch.tensor(-1)), "'fc.values': step is -1.0, expected a count"),
+    "step": (set_entry("step", lambda v: torch.tensor(-1)), "'fc.values': step is -1, expected a count"),
     "fraction of a step": (set_entry("step", lambda v: torch.tensor(0.5)), "step is 0.5"),
     "step NaN": (set_entry("step", lambda v: torch.tensor(float("nan"))), "step is nan"),
+    "step infinite": (set_entry("step", lambda v: torch.tensor(float("inf"))), "step is inf"),
+    "step of two": (set_entry("step", lambda v: torch.ones(2)), "step is tensor"),
+    "births no tensor": (set_entry("births", lambda v: None), "'births' is NoneType, expected a tensor"),
     "cohort cast": (set_entry("cohort", lambda v: v.bfloat16()), "'fc.values': cohort is BFloat16"),
     "cohort shape": (
         set_entry("cohort", lambda v: v[:-1]),

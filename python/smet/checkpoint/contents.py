@@ -31,6 +31,11 @@ def model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise CheckpointError(
                 f"'{name}' of the model's state is a {type(tensor).__name__}; a checkpoint holds tensors only"
             )
+        if tensor.is_meta:
+            raise CheckpointError(
+                f"'{name}' is on the meta device and has no values; give the model memory first: "
+                'model.to_empty(device="cpu")'
+            )
         if isinstance(tensor, DTensor):
             raise CheckpointError(
                 f"'{name}' is sharded over processes; save and load such a model with "

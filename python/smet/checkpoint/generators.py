@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,24 +41,33 @@ def check(saved: Mapping[str, Tensor]) -> None:
         dtype = torch.uint8 if size is None else torch.int64
         if state.dtype != dtype or state.dim() != 1 or (size is not None and len(state) != size):
             raise CheckpointError(f"the state of generator '{name}' is {state.dtype} {list(state.shape)}")
-    if "torch" in saved and len(saved["torch"]) != len(torch.get_rng_state()):
-        raise CheckpointError(f"the state of generator 'torch' has {len(saved['torch'])} bytes")
+        try:
+            _set(name, state, torch.Generator(), np.random.RandomState(), random.Random())
+        except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+            raise CheckpointError(f"the state of generator '{name}' is none: {error}") from error
 
 
 def restore(saved: Mapping[str, Tensor]) -> None:
     """Set the generators that are here; states of other devices are left."""
     for name, state in saved.items():
-        if name == "torch":
-            torch.set_rng_state(state.clone())
-        elif name == "numpy":
-            *keys, position, has_gauss, bits = state.tolist()
-            gauss = float(np.int64(bits).view(np.float64))
-            np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, gauss))
-        elif name == "python":
-            version, *words, has_gauss, bits = state.tolist()
-            gauss = float(np.int64(bits).view(np.float64))
-            random.setstate((version, tuple(words), gauss if has_gauss else None))
-        elif name.startswith("cuda:") and torch.cuda.is_available():
+        _set(name, state, torch.default_generator, np.random, random)
+        if name.startswith("cuda:") and torch.cuda.is_available():
             index = int(name.removeprefix("cuda:"))
             if index < torch.cuda.device_count():
                 torch.cuda.set_rng_state(state.clone(), index)
+
+
+def _set(name: str, state: Tensor, of_torch: torch.Generator, of_numpy: Any, of_python: Any) -> None:
+    """Set the one of these generators that has this name."""
+    if name == "torch":
+        of_torch.set_state(state.clone())
+    elif name == "numpy":
+        *keys, position, has_gauss, bits = state.tolist()
+        if not (0 <= position <= len(keys) and has_gauss in (0, 1)):  # NumPy would read past its keys
+            raise ValueError(f"it stands at number {position} of {len(keys)}")
+        gauss = float(np.int64(bits).view(np.float64))
+        of_numpy.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, gauss))
+    elif name == "python":
+        version, *words, has_gauss, bits = state.tolist()
+        gauss = float(np.int64(bits).view(np.float64))
+        of_python.setstate((version, tuple(words), gauss if has_gauss else None))

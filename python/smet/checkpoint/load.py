@@ -202,9 +202,10 @@ def _plan_topology(body: dict[str, Any], files: dict[str, TensorFile], topology:
         raise CheckpointError("it was saved without a topology scheduler")
     state = dict(body["topology"])
     run = files.get(RUN_FILE)
-    if not isinstance(state.get("layers"), dict):
-        raise CheckpointError("the topology's 'layers' is not an object")
-    layers = {name: dict(record) for name, record in state["layers"].items()}
+    layers = state.get("layers")
+    if not isinstance(layers, dict) or not all(isinstance(record, dict) for record in layers.values()):
+        raise CheckpointError("the topology's 'layers' is not an object of objects")
+    layers = {name: dict(record) for name, record in layers.items()}
     for name, record in layers.items():
         if run is not None and f"explored/{name}" in run.entries:
             record["explored"] = run[f"explored/{name}"]

@@ -83,8 +83,10 @@ def _check_shape(path: Path, manifest: dict[str, Any]) -> None:
         if not isinstance(manifest.get(key), kind) or isinstance(manifest[key], bool):
             raise CheckpointError(f"{path}: '{key}' is {manifest.get(key)!r}; expected {kind.__name__}")
     for key in ("optimizer", "topology"):
-        if not isinstance(manifest.get(key), dict | None):
+        if not isinstance(manifest.get(key, 0), dict | None):
             raise CheckpointError(f"{path}: '{key}' is {manifest.get(key)!r}; expected an object or null")
+    if not all(isinstance(name, str) for name in manifest["aliases"].values()):
+        raise CheckpointError(f"{path}: 'aliases' are not names of tensors")
     if manifest["step"] < 0:
         raise CheckpointError(f"{path}: 'step' is {manifest['step']}; expected a count")
     for name, entry in manifest["files"].items():

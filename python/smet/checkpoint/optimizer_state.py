@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,10 @@ def _state_dict(
     if not isinstance(saved, list) or len(saved) != len(groups):
         count = len(saved) if isinstance(saved, list) else "no"
         raise CheckpointError(f"it has {count} parameter groups; the optimizer here has {len(groups)}")
-    keys_of = _by_parameter(file.entries if file is not None else ())
-    if odd := sorted(set(keys_of) ^ set(entry.get("states", ()))):
+    keys_of, states = _by_parameter(file.entries if file is not None else ()), entry.get("states")
+    if not _are_names(states):
+        raise CheckpointError("the optimizer's 'states' are not names of parameters")
+    if odd := sorted(set(keys_of) ^ set(states)):
         raise CheckpointError(f"the optimizer state of '{odd[0]}' is missing, or not in the manifest")
 
     def tensor(name: str) -> Tensor:
@@ -65,6 +67,8 @@ def _state_dict(
     for index, ((_, names), saved_group) in enumerate(zip(groups, saved, strict=True)):
         _check_members(index, names, saved_group)
         options = plain.decode(saved_group["options"], tensor)
+        if not isinstance(options, dict):
+            raise CheckpointError(f"the options of parameter group {index} are not an object")
         loaded.append({**options, "params": list(range(number, number + len(names)))})
         for name in names:
             if keys := keys_of.pop(name, None):
@@ -76,7 +80,7 @@ def _state_dict(
 
 
 def _check_members(index: int, names: list[str], saved: Any) -> None:
-    if not isinstance(saved, dict) or not isinstance(saved.get("params"), list) or "options" not in saved:
+    if not isinstance(saved, dict) or not _are_names(saved.get("params")) or "options" not in saved:
         raise CheckpointError(f"parameter group {index} is not an object of params and options")
     missing = sorted(set(names) - set(saved["params"]))
     extra = sorted(set(saved["params"]) - set(names))
@@ -85,6 +89,10 @@ def _check_members(index: int, names: list[str], saved: Any) -> None:
             f"parameter group {index} was saved "
             + (f"without '{missing[0]}'" if missing else f"with '{extra[0]}', which the group here has not")
         )
+
+
+def _are_names(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _by_parameter(entries: Iterable[str]) -> dict[str, list[str]]:

@@ -66,11 +66,20 @@ def decode(value: Any, tensor: Callable[[str], Tensor]) -> Any:
     [(tag, content)] = value.items()
     if tag == "$tensor" and isinstance(content, str):
         return tensor(content)
-    if tag == "$float" and content in ("nan", "inf", "-inf"):
+    if tag == "$float" and isinstance(content, str) and content in ("nan", "inf", "-inf"):
         return float(content)
     if tag == "$tuple" and isinstance(content, list):
         return tuple(decode(item, tensor) for item in content)
     if tag in ("$dict", "$counter") and isinstance(content, list):
-        pairs = {decode(key, tensor): decode(item, tensor) for key, item in content}
-        return Counter(pairs) if tag == "$counter" else pairs
+        return _decode_pairs(tag, content, tensor)
     raise CheckpointError(f"the manifest holds an entry '{tag}' that this version does not know")
+
+
+def _decode_pairs(tag: str, content: list[Any], tensor: Callable[[str], Tensor]) -> Any:
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in content):
+        raise CheckpointError(f"the manifest's entry '{tag}' is not a list of pairs")
+    try:
+        pairs = {decode(key, tensor): decode(item, tensor) for key, item in content}
+    except TypeError:
+        raise CheckpointError(f"a key in the manifest's entry '{tag}' is no key of a dict") from None
+    return Counter(pairs) if tag == "$counter" else pairs

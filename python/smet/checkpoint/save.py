@@ -67,6 +67,7 @@ def save_checkpoint(
         if rank != 0:
             return target
         run: Tensors = {}
+        weights, aliases = contents.model_tensors(model)
         for number, saved in enumerate(states):
             run |= {f"generators/{number}/{name}": state for name, state in saved.items()}
         head = {"lr_scheduler": lr_scheduler, "scaler": scaler}
@@ -79,11 +80,11 @@ def save_checkpoint(
             "layers": contents.layer_entries(model),
             "run": plain.encode({**state, "extra": extra or {}}, "run", run),
             "topology": None if topology is None else _topology_entry(topology, run),
+            "aliases": aliases,
         }
         if gradients:
             run |= _gradients(model)
-        files, body["aliases"] = {}, {}
-        files[MODEL_FILE], body["aliases"] = contents.model_tensors(model)
+        files = {MODEL_FILE: weights}
         files[OPTIMIZER_FILE], body["optimizer"] = _optimizer_entry(opt, model)
         files[RUN_FILE] = run
         return _write(Path(root), step, files, body, keep)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from smet.train.config import PretrainConfig
 from smet.train.device import device_of
-from smet.train.errors import ConfigError
+from smet.train.errors import ConfigError, NonFiniteLossError
 from smet.train.loop import sparsify
 from smet.train.methods import is_sparse
 from smet.train.models import build_model
@@ -84,5 +84,7 @@ def _draw(logits: Tensor, temperature: float, top_k: int, generator: torch.Gener
     if temperature == 0:
         return int(logits.argmax())
     best, index = torch.topk(logits, min(top_k, len(logits)))
+    if not best[0].isfinite():  # NaN comes first
+        raise NonFiniteLossError("the model's predictions are NaN or infinite; there is no text to draw from")
     chances = torch.softmax(best / temperature, dim=0)
     return int(index[torch.multinomial(chances, 1, generator=generator)])
