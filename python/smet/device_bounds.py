@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from smet._memory_peak import Peak
 from smet._text import format_bytes, text_table
 from smet.memory_estimate import Estimate
 
@@ -48,6 +49,7 @@ class DeviceBounds:
     total: int  # bytes that persist
     bounds: tuple[Bound, ...]  # of every step
     update: Bound  # of every topology update
+    peak: int | None = None  # bytes of the costliest moment, where it is known
 
     def seconds(self, moved: float) -> float:
         """At the peak bandwidth."""
@@ -63,12 +65,19 @@ class DeviceBounds:
         rows = [self._row(bound) for bound in (*self.bounds, self.update)]
         return "\n".join(
             [
-                f"{self.gpu.name}: {format_bytes(self.total)} of {format_bytes(self.gpu.memory)}, before "
-                f"activations; {self.gpu.bandwidth / 1e9:,.0f} GB/s peak ({self.gpu.source})",
+                f"{self.gpu.name}: {self._memory()}; {self.gpu.bandwidth / 1e9:,.0f} GB/s peak "
+                f"({self.gpu.source})",
                 *text_table(("lower bounds, not measured", "bytes", "at least", "dense instead"), rows),
                 f"{self.added * 1e3:+.3g} ms a step against dense at this peak (a difference, not a bound)",
             ]
         )
+
+    def _memory(self) -> str:
+        memory = format_bytes(self.gpu.memory)
+        if self.peak is None:
+            return f"{format_bytes(self.total)} of {memory}, before activations"
+        verdict = "fits" if self.peak < self.gpu.memory else "too much"
+        return f"peak {format_bytes(self.peak)} of {memory}: {verdict}"
 
     def _row(self, bound: Bound) -> list[str]:
         instead = _milliseconds(self.seconds(bound.instead)) if bound.instead else ""
@@ -76,7 +85,7 @@ class DeviceBounds:
         return [bound.kernel, format_bytes(moved), _milliseconds(self.seconds(moved)), instead]
 
 
-def device_bounds(estimate: Estimate, device: str) -> DeviceBounds:
+def device_bounds(estimate: Estimate, device: str, peak: Peak | None = None) -> DeviceBounds:
     """Memory of `estimate` against that of a GPU, and lower bounds on the time of the added kernels.
 
     With the algorithm expand_gemm: W is expanded once in the forward and once in the backward pass, dW is
@@ -93,6 +102,7 @@ def device_bounds(estimate: Estimate, device: str) -> DeviceBounds:
     return DeviceBounds(
         gpu=GPUS[device],
         total=estimate.total,
+        peak=peak.total if peak else None,
         bounds=(
             Bound("expand W, forward", through_dense),
             Bound("expand W, input gradient", through_dense),

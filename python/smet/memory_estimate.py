@@ -17,8 +17,10 @@ from smet._memory import (
     SPARSE_KINDS,
     dense_bytes,
     formula_bytes,
+    index_bytes,
     sparse_bytes,
 )
+from smet._memory_peak import Decoder, Largest, Peak, Run, peak
 from smet._names import Pattern
 from smet._plan import SKIP, Density, Plan, make_plan
 from smet._text import format_bytes, format_count, text_table
@@ -47,6 +49,9 @@ class Estimate:
     by_kind: dict[str, int] = field(repr=False)
     dense_by_kind: dict[str, int] = field(repr=False)  # all layers dense under AdamW, by the same kinds
     formula: float = field(repr=False)  # of the sparse layers: ((2w + 2m + 1) d + 0.129) * positions
+    largest: Largest = field(repr=False)
+    decoder: Decoder | None = field(repr=False)  # None: activations of this model are not known
+    weight_bytes: int = field(repr=False)  # of one weight, the widest
 
     @property
     def total(self) -> int:
@@ -72,6 +77,14 @@ class Estimate:
     def sparse_ratio(self) -> float:
         """Bytes of the sparse layers against the same layers dense under AdamW."""
         return self.sparse_total / sum(self.dense_by_kind[kind] for kind in SPARSE_KINDS)
+
+    def peak(self, run: Run) -> Peak | None:
+        """The largest memory of a run trained so; None where the model's activations are not known."""
+        if self.decoder is None:
+            return None
+        gradients = self.by_kind["gradients"] + self.by_kind["dense_gradients"]
+        persistent = self.total - (gradients if run.fused_backward else 0)
+        return peak(persistent, self.decoder, run, self.weight_bytes, self.largest)
 
     def __str__(self) -> str:
         """The table."""
@@ -145,16 +158,20 @@ def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | No
         full = dense_bytes(positions, weight_dtype, trained, moments)
         dense_by_kind.update({kind.removeprefix("dense_"): count for kind, count in full.items()})
         formula += formula_bytes(positions, layer.n, weight_dtype, trained, moments)
-    dense_parameters = 0
+    dense_parameters, largest_dense = 0, 0
     for parameter in module.parameters():
         if id(parameter) in sparse:
             continue
+        largest_dense = max(largest_dense, parameter.numel())
         dense_parameters += parameter.numel()
         other = parameter.dtype if dtype is None or not parameter.is_floating_point() else dtype
         counts = dense_bytes(parameter.numel(), other, parameter.requires_grad, moments)
         by_kind.update(counts)
         dense_by_kind.update(counts)
     n, positions = sum(layer.n for layer in plan.layers), plan.positions
+    decoder = _decoder(module)
+    itemsize = max(_itemsize(parameter, dtype) for parameter in module.parameters())
+    widest = max(layer.n for layer in plan.layers)
     return Estimate(
         model=label,
         dtype=", ".join(sorted(dtypes)),
@@ -167,7 +184,31 @@ def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | No
         by_kind=dict(by_kind),
         dense_by_kind=dict(dense_by_kind),
         formula=formula,
+        largest=Largest(
+            weights=widest,
+            gradient=max(widest, largest_dense) * itemsize,
+            head_gradient=decoder.vocab * decoder.hidden * itemsize if decoder else 0,
+            masks=sum(index_bytes(layer.out_features, layer.in_features) for layer in plan.layers),
+        ),
+        decoder=decoder,
+        weight_bytes=itemsize,
     )
+
+
+def _itemsize(parameter: nn.Parameter, dtype: torch.dtype | None) -> int:
+    return parameter.itemsize if dtype is None or not parameter.is_floating_point() else dtype.itemsize
+
+
+def _decoder(module: nn.Module) -> Decoder | None:
+    """The shape that activations follow from, of a named size or of a LLaMA of transformers."""
+    size = getattr(module, "size", None)
+    if isinstance(size, LlamaSize):
+        return Decoder(size.hidden, size.intermediate, size.heads, size.layers, size.vocab)
+    config = getattr(module, "config", None)
+    if getattr(config, "model_type", None) != "llama":
+        return None
+    names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+    return Decoder(*(int(getattr(config, name)) for name in names))
 
 
 def _on_meta(model: Any, vocab: int | None) -> tuple[str, nn.Module]:
@@ -191,6 +232,7 @@ def _skeleton(size: LlamaSize) -> nn.Module:
     """The layers that hold parameters, on the meta device, under the names that transformers uses."""
     with torch.device("meta"):
         model = nn.Module()
+        model.__dict__["size"] = size  # for _decoder; not a module's tensor or child
         model.model = nn.Module()
         model.model.embed_tokens = nn.Embedding(size.vocab, size.hidden)
         model.model.layers = nn.ModuleList(_block(size) for _ in range(size.layers))

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "src/ops/topology_update.h"
 #include "src/topology/layer_checks.h"
@@ -19,6 +20,13 @@ namespace smet {
 namespace {
 
 constexpr std::int64_t kNewbornIds = 255;  // ids 1 to 255; 0 is mature
+
+// New masks that wait for the commit of all layers, in bytes; those of layers beyond are made twice, since
+// the masks of a 7b model are .8 GB. SMET_PLAN_BYTES overrides it, for tests.
+std::int64_t plan_bytes() {
+  const char* const given = std::getenv("SMET_PLAN_BYTES");
+  return given != nullptr && *given != '\0' ? std::atoll(given) : std::int64_t{256} << 20;
+}
 
 std::int64_t newborn_id(std::int64_t update) {
   return 1 + (update - 1) % kNewbornIds;
@@ -201,11 +209,16 @@ const TopologyUpdate& TopologyEngine::update(const Layers& layers, OptimizerStep
   const std::int64_t step = state_.steps + 1;
   for (const LayerView& layer : layers) check_inputs(layer, replaced(layer, step));
 
-  std::vector<Plan> plans;
+  // Criteria of ours are functions of what is there, and say the same when they are asked again.
+  const bool ask_once = prune_.supplied || grow_.supplied;
+  std::int64_t room = plan_bytes();
+  std::vector<std::optional<Plan>> plans;
   plans.reserve(layers.size());
   for (const LayerView& layer : layers) {
     if (interruption) interruption();
-    plans.push_back(plan(layer, replaced(layer, step)));
+    Plan made = plan(layer, replaced(layer, step));
+    room -= static_cast<std::int64_t>(made.new_mask.nbytes()) * (made.explored.defined() ? 2 : 1);
+    plans.push_back(ask_once || room >= 0 ? std::optional(std::move(made)) : std::nullopt);
   }
 
   const std::map<std::string, at::Tensor> scratch = commit_scratch(layers);
@@ -216,7 +229,9 @@ const TopologyUpdate& TopologyEngine::update(const Layers& layers, OptimizerStep
                         .hash = 0,
                         .layers = {}};
   for (std::size_t i = 0; i < layers.size(); ++i) {
-    result.layers.push_back(commit(layers[i], plans[i], scratch.at(layers[i].values.device().str())));
+    if (!plans[i]) plans[i] = plan(layers[i], replaced(layers[i], step));
+    result.layers.push_back(commit(layers[i], *plans[i], scratch.at(layers[i].values.device().str())));
+    plans[i].reset();
   }
   result.hash = topology_hash(result.layers);
   advance(optimizer_step);

@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import ActionYesNo
 
 from smet.cli.parser import Parser
 from smet.train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from smet._memory_peak import Run
+    from smet.memory_estimate import Estimate
 
 HELP = "memory of a training run, and time bounds on a GPU, without running it"
 
@@ -43,11 +51,56 @@ def make_parser() -> Parser:
         help="a GPU: whether it fits, and lower bounds on the time of the added kernels",
     )
     parser.add_argument("--vocab", type=int | None, default=None, help="vocabulary of a named size (32,000)")
+    group = parser.add_argument_group("peak of a run of smet pretrain with")
+    group.add_argument("--batch", type=int, default=1, help="sequences per forward pass")
+    group.add_argument("--seq", type=int, default=256, help="tokens per sequence")
+    for flag in ("--checkpoint-activations", "--fused-backward"):
+        group.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), default=False)
+    group = parser.add_argument_group("comparison")
+    group.add_argument(
+        "--compare",
+        action=ActionYesNo(yes_prefix="", no_prefix="no-"),
+        default=False,
+        help="a named size at densities .5 .25 .1 .05 against dense AdamW, 8-bit Adam and GaLore",
+    )
+    group.add_argument("--picture", type=str | None, default=None, metavar="FILE", help="draw the comparison")
     return parser
 
 
+_COMPARED = (0.5, 0.25, 0.1, 0.05)
+
+
 def run(arguments: Any) -> int:
-    """Print the table."""
+    """Print the tables."""
+    from smet._memory_peak import Run
+    from smet.llama_sizes import LLAMA_SIZES
+
+    if min(arguments.batch, arguments.seq) < 1:
+        raise ConfigError(f"--batch {arguments.batch} --seq {arguments.seq}: expected at least 1 of each")
+    how = Run(
+        batch=arguments.batch,
+        seq=arguments.seq,
+        checkpoint_activations=arguments.checkpoint_activations,
+        fused_backward=arguments.fused_backward or arguments.compare,
+        device="gpu" if arguments.device else "cpu",
+    )
+    if arguments.compare or arguments.picture:
+        if arguments.model not in LLAMA_SIZES:
+            raise ConfigError(f"--compare goes with a named size: {' '.join(LLAMA_SIZES)}")
+        _compare(arguments, how)
+        return 0
+    table = _estimate(arguments, arguments.density)
+    print(table)
+    if peak := table.peak(how):
+        print(f"\n{peak}")
+    if arguments.device is not None:
+        from smet.device_bounds import device_bounds
+
+        print(f"\n{device_bounds(table, arguments.device, peak)}")
+    return 0
+
+
+def _estimate(arguments: Any, density: float) -> Estimate:
     import smet
     from smet.llama_sizes import LLAMA_SIZES
 
@@ -57,9 +110,9 @@ def run(arguments: Any) -> int:
 
         model = read_model_config(model)
     try:
-        table = smet.estimate(
+        return smet.estimate(
             model,
-            arguments.density,
+            density,
             dtype=arguments.dtype,
             distribution=arguments.distribution,
             vocab=arguments.vocab,
@@ -67,9 +120,19 @@ def run(arguments: Any) -> int:
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    print(table)
-    if arguments.device is not None:
-        from smet.device_bounds import device_bounds
 
-        print(f"\n{device_bounds(table, arguments.device)}")
-    return 0
+
+def _compare(arguments: Any, how: Run) -> None:
+    from smet.llama_sizes import LLAMA_SIZES
+    from smet.memory_comparison import comparison, comparison_table, draw_comparison
+
+    size = LLAMA_SIZES[arguments.model]
+    if arguments.vocab is not None:
+        size = replace(size, vocab=arguments.vocab)
+    estimates = [_estimate(arguments, density) for density in _COMPARED]
+    rows = comparison(size, estimates)
+    print(comparison_table(rows, estimates, how))
+    if arguments.picture:
+        title = f"LLaMA {arguments.model}, bfloat16 weights and gradients, vocabulary {size.vocab:,}"
+        draw_comparison(rows, title, Path(arguments.picture))
+        print(f"picture: {arguments.picture}")

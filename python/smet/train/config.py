@@ -88,7 +88,11 @@ class PretrainConfig:
     batch: int = option("training", "sequences per forward pass", 16)
     accumulate: int = option("training", "forward passes per step", 1)
     lr: float | None = option("training", "peak learning rate (2e-3; 1b: 1e-3, 7b: 5e-4)")
-    lr_warmup: float = option("training", "part of the run over which the learning rate rises", 0.05)
+    lr_warmup: float | None = option(
+        "training",
+        "part of the run over which the learning rate rises, or from 1 on so many steps (0.05; 350m and "
+        "larger: at least 30 steps)",
+    )
     lr_final: float = option("training", "learning rate at the end, as a part of the peak", 0.1)
     weight_decay: float = option("training", "decoupled weight decay", 0.0)
     beta1: float = option("training", "decay rate of the first moment", 0.9)

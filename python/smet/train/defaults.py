@@ -24,6 +24,9 @@ _BY_MODEL: dict[str, dict[str, Any]] = {
 }
 _EVAL_BYTES = 262144
 _EVAL_BATCH = 16
+_LR_WARMUP = 0.05
+# Adam's first steps move all weights by the same size; those of a wide layer add up, and the loss would rise.
+_FEWEST_WARMUP_STEPS = 30
 
 
 def of_model(config: PretrainConfig, sparse: bool) -> dict[str, Any]:
@@ -35,6 +38,9 @@ def of_model(config: PretrainConfig, sparse: bool) -> dict[str, Any]:
         values["stochastic_rounding"] = False
     if config.tokenizer is not None or str(config.data).endswith(".bin"):  # these say it
         values.pop("vocab", None)
+    values["lr_warmup"] = _LR_WARMUP
+    if config.model in _BY_MODEL and _LR_WARMUP * config.steps < _FEWEST_WARMUP_STEPS:
+        values["lr_warmup"] = float(_FEWEST_WARMUP_STEPS)
     values["eval_batch"] = min(_EVAL_BATCH, config.batch) if config.model in _BY_MODEL else _EVAL_BATCH
     # Clipping by the norm of all gradients needs all of them before the first update: a second pass.
     values["clip"] = 0.0 if config.fused_backward else 1.0
@@ -47,7 +53,10 @@ def note(given: PretrainConfig, resolved: PretrainConfig) -> str | None:
     """What a large model's run chose by itself, as flags; None for other runs, whose --help says it all."""
     if resolved.model not in _BY_MODEL and not resolved.fused_backward:
         return None
-    fields = ("dtype", "stochastic_rounding", "init", "lr", "clip", "vocab", "eval_batch", "sample_tokens")
+    fields = (
+        *("dtype", "stochastic_rounding", "init", "lr", "lr_warmup", "clip", "vocab", "eval_batch"),
+        "sample_tokens",
+    )
     chosen = [
         f"{_flag(field)} {getattr(resolved, field)}"
         for field in fields

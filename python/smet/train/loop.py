@@ -165,7 +165,8 @@ def make_topology(
 
 def lr_factor(config: PretrainConfig, done: int) -> float:
     """Part of the peak learning rate after `done` steps: linear warm-up, then a cosine to lr_final."""
-    warmup = math.ceil(config.lr_warmup * config.steps)
+    rising = config.lr_warmup or 0.0
+    warmup = math.ceil(rising * config.steps if rising < 1 else rising)
     if done < warmup:
         return (done + 1) / warmup
     part = (done - warmup) / max(1, config.steps - 1 - warmup)

@@ -155,6 +155,7 @@ def _check_ranges(config: PretrainConfig) -> None:
         within(field, 0, 1, open_low=True)
     within("stop", 0, 1)
     within("lr_final", 0, 1)
+    within("lr_warmup", 0)
     for field in ("warmup", "density_scaling", "weight_decay", "clip", "eval_every", "eval_bytes", "seed"):
         within(field, 0)
     within("sample_tokens", 0)
@@ -177,7 +178,7 @@ def _check_ranges(config: PretrainConfig) -> None:
     within("seq", 2)
     within("vocab", 257)  # 256 bytes and <|endoftext|>
     need("final_fraction", 0 <= (config.final_fraction or 0) <= (config.fraction or 1), "0 to --fraction")
-    for field in ("lr_warmup", "beta1", "beta2"):
+    for field in ("beta1", "beta2"):
         need(field, 0 <= getattr(config, field) < 1, "a number in [0, 1)")
 
 

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from smet.train.memory_plot import draw_memory
 from smet.train.run_log import RunLog, load_run_log
 
 matplotlib.use("Agg")
@@ -42,13 +43,18 @@ def draw_runs(folders: Sequence[Path], picture: Path) -> None:
     colours = _colours(runs)
     dynamic = [run for run in runs if run.updates]
     measured = [run for run in runs if run.update_sizes]
-    heights = [3.0] + ([1.3] if dynamic else []) + ([1.5] if measured else [])
+    watched = [run for run in runs if run.memory]
+    heights = [3.0] + ([1.3] if dynamic else []) + ([1.5] if measured else []) + [1.6] * len(watched)
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
-            len(heights), 1, sharex=True, squeeze=False, figsize=(9, 1.1 + 1.45 * sum(heights)),
+            len(heights), 1, squeeze=False, figsize=(9, 1.1 + 1.45 * sum(heights)),
             height_ratios=heights, layout="constrained",
         )  # fmt: skip
-        panels = list(axes[:, 0])
+        panels = list(axes[: len(heights) - len(watched), 0])
+        for panel in panels[1:]:
+            panel.sharex(panels[0])
+        for panel in panels[:-1]:
+            panel.tick_params(labelbottom=False)
         _draw_losses(panels[0], runs, colours)
         if dynamic:
             _draw_topology(panels[1], dynamic, colours)
@@ -56,6 +62,8 @@ def draw_runs(folders: Sequence[Path], picture: Path) -> None:
             _draw_update_sizes(panels[-1], measured, colours)
         panels[-1].set_xlabel("step")
         panels[-1].set_xlim(0, max(run.steps["step"][-1] for run in runs) * 1.01)
+        for axis, run in zip(axes[len(panels) :, 0], watched, strict=True):
+            draw_memory(axis, run, f"{_label(run, runs)}: " if len(runs) > 1 else "")
         figure.savefig(picture, dpi=130)
         plt.close(figure)
 

@@ -22,6 +22,8 @@ import yaml
 from torch import nn
 
 import smet
+from smet._memory_peak import Peak, Run
+from smet._text import format_bytes
 from smet.checkpoint import CheckpointError, durable
 from smet.train import defaults, process_memory
 from smet.train.checkpoints import RunCheckpoints
@@ -33,7 +35,7 @@ from smet.train.errors import CheckpointRunError, ConfigError
 from smet.train.log import JsonlLog, events_until, read_log, write_json
 from smet.train.loop import train
 from smet.train.memory_timeline import MemoryTimeline
-from smet.train.methods import resolve
+from smet.train.methods import is_sparse, resolve
 from smet.train.models import build_model, describe, load_model_config
 from smet.train.parallel import Parallel, parallel_run
 from smet.train.record import Record
@@ -62,6 +64,8 @@ def pretrain(config: PretrainConfig, data: TokenData | None = None) -> RunResult
     model_config = load_model_config(config)
     device = choose_device(config.device)
     process_memory.reset_peak()
+    if config.init == "sparse":
+        process_memory.return_large_blocks()
     with parallel_run(device) as parallel, ExitStack() as stack:
         folder = parallel.from_main(lambda: _choose_folder(config))
         try:
@@ -77,11 +81,16 @@ def pretrain(config: PretrainConfig, data: TokenData | None = None) -> RunResult
         if device_of(model).type != "meta":
             model.to(device)
         process_memory.release()
-        return _run(config, folder, model, data, parallel)
+        return _run(config, folder, model, model_config, data, parallel)
 
 
 def _run(
-    config: PretrainConfig, folder: Path, model: nn.Module, data: TokenData, parallel: Parallel
+    config: PretrainConfig,
+    folder: Path,
+    model: nn.Module,
+    model_config: Any | None,
+    data: TokenData,
+    parallel: Parallel,
 ) -> RunResult:
     checkpoints = RunCheckpoints(folder, config, data, parallel.world)
     if config.resume == "auto" and (ended := parallel.from_main(lambda: _ended(folder, config, checkpoints))):
@@ -100,6 +109,8 @@ def _run(
         for note in data.notes:
             display.line(f"note: {note}")
         display.line(_title(config, folder, model, data, parallel))
+        if predicted := predicted_peak(config, data.vocab, model_config):
+            display.line(f"predicted {predicted}")
         tokens = config.batch * config.seq * config.accumulate * parallel.world
         record = Record(log, display, config.steps, tokens, memory)
         if done:
@@ -107,12 +118,23 @@ def _run(
             display.line(f"resuming after step {done}")
             log.write("resume", step=done, versions=versions())
         else:
-            log.write("start", config=config.to_dict(), versions=versions(), vocab=data.vocab)
+            log.write(
+                "start",
+                config=config.to_dict(),
+                versions=versions(),
+                vocab=data.vocab,
+                predicted_peak_bytes=predicted.total if predicted else None,
+            )
         stopped = train(config, model, data, record, stop, checkpoints, parallel)
         if parallel.is_main:
             with memory.phase("save", len(record.losses)):
                 _save_weights(model, folder / "weights.pt")
         summary = _summary(config, model, record, stopped)
+        summary["predicted_peak_bytes"] = predicted.total if predicted else None
+        if predicted:
+            display.line(
+                f"peak {format_bytes(summary['peak_rss_bytes'])}, predicted {format_bytes(predicted.total)}"
+            )
         log.write("end", **{key: value for key, value in summary.items() if key != "config"})
     if parallel.is_main:
         try:
@@ -159,6 +181,25 @@ def _save_weights(model: nn.Module, path: Path) -> None:
     partial = path.with_suffix(".partial")
     torch.save(model.state_dict(), partial)
     os.replace(partial, path)
+
+
+def predicted_peak(config: PretrainConfig, vocab: int, model_config: Any | None) -> Peak | None:
+    """What `smet estimate` says of this process; None for a dense run and for models whose activations it
+    does not know."""
+    if not is_sparse(config):
+        return None
+    estimate = smet.estimate(
+        config.model if model_config is None else model_config,
+        config.density or 1.0,
+        dtype=config.dtype,
+        distribution=config.distribution or "uniform",
+        vocab=vocab if model_config is None else None,
+        moments=config.moments,
+    )
+    device = "cpu" if choose_device(config.device).type == "cpu" else "gpu"
+    return estimate.peak(
+        Run(config.batch, config.seq, config.checkpoint_activations, config.fused_backward, device)
+    )
 
 
 def versions() -> dict[str, str]:

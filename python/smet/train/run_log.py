@@ -23,6 +23,8 @@ class RunLog:
     evaluations: Columns = field(default_factory=dict)
     updates: Columns = field(default_factory=dict)
     update_sizes: Columns = field(default_factory=dict)
+    memory: Columns = field(default_factory=dict)  # phases, in order
+    predicted_peak: float | None = None
 
     @property
     def is_dense(self) -> bool:
@@ -54,8 +56,12 @@ def load_run_log(folder: Path) -> RunLog:
         kind = event.pop("event")
         if kind == "start":
             run.config = event["config"]
+            run.predicted_peak = event.get("predicted_peak_bytes")
         for key, value in event.items() if kind in tables else ():
             tables[kind].setdefault(key, []).append(value)
+    for event in read_log(folder / "memory.jsonl") if (folder / "memory.jsonl").is_file() else ():
+        for key, value in event.items():
+            run.memory.setdefault(key, []).append(value)
     if not run.steps:
         raise ConfigError(f"{path} holds no steps; nothing to draw")
     return run
