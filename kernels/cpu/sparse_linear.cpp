@@ -11,11 +11,6 @@
 namespace smet::kernels::cpu {
 namespace {
 
-// Tokens whose packed x and dy exist at a time in a backward pass, for each thread at least one tile. More of
-// them leave the L2 before the values gradient reads them: 512 take 8 % longer at d <= .1, and 128 wait for
-// each other more often.
-constexpr std::int64_t kBackwardTokens = 256;
-
 // What every step of one call shares.
 struct Call {
   const Executor& executor;
@@ -79,7 +74,9 @@ void multiply_block(const Call& call, const Product& product, std::int64_t tile,
 
 // Each lane packs a tile and multiplies all of its blocks. With fewer tiles than threads the blocks of a tile
 // are shared out instead, over x packed beforehand. `packed`: null, or room for all tiles of x, kept.
-void multiply(const Call& call, const Product& product, float* packed) {
+// beside(tile) is run once for every tile, in parallel.
+template <typename Beside>
+void multiply(const Call& call, const Product& product, float* packed, Beside&& beside) {
   const TileGrid& grid = product.plan.grid();
   const std::int64_t tiles = tile_count(call, product.x.tokens);
   const std::int64_t x_size = product.x.features * call.shape.width;
@@ -90,6 +87,7 @@ void multiply(const Call& call, const Product& product, float* packed) {
     const Scratch<float> x(packed == nullptr ? lanes * x_size : 0);
     for_units(call.executor, tiles, [&](std::int64_t lane, std::int64_t tile) {
       float* const panel = packed == nullptr ? x.data() + lane * x_size : packed + tile * x_size;
+      beside(tile);
       pack(call, product.x, tile, panel);
       for (std::int64_t block = 0; block < grid.blocks(); ++block) {
         multiply_block(call, product, tile, block, panel, y.data() + lane * y_size);
@@ -99,8 +97,10 @@ void multiply(const Call& call, const Product& product, float* packed) {
   }
   const Scratch<float> kept(packed == nullptr ? tiles * x_size : 0);
   float* const x = packed == nullptr ? kept.data() : packed;
-  for_chunks(call.executor, tiles,
-             [&](std::int64_t tile) { pack(call, product.x, tile, x + tile * x_size); });
+  for_chunks(call.executor, tiles, [&](std::int64_t tile) {
+    beside(tile);
+    pack(call, product.x, tile, x + tile * x_size);
+  });
   const std::int64_t units = tiles * grid.blocks();
   const Scratch<float> y(lane_count(call.executor, units) * y_size);
   for_units(call.executor, units, [&](std::int64_t lane, std::int64_t unit) {
@@ -152,24 +152,29 @@ void backward(const Call& call, const SparseLinearBackwardArgs& args, float* dva
   // Whole passes of the values gradient, so that its sums do not depend on where tokens are cut.
   const std::int64_t pass = width * call.shape.tiles;
   const std::int64_t at_once =
-      (std::max<std::int64_t>(kBackwardTokens, call.executor.threads * width) + pass - 1) / pass * pass;
+      (std::max(call.shape.backward, call.executor.threads * width) + pass - 1) / pass * pass;
   const std::int64_t tiles = tile_count(call, std::min(args.tokens, at_once));
   const Scratch<float> packed_dy(tiles * pattern.rows * width);
   const Scratch<float> packed_x(dvalues == nullptr ? 0 : tiles * pattern.cols * width);
   for (std::int64_t first = 0; first < args.tokens; first += at_once) {
     const std::int64_t tokens = std::min(at_once, args.tokens - first);
     const Activations dy = slice({args.dy, args.dy_stride, pattern.rows, 0}, first, tokens, call.bytes());
+    const auto pack_x = [&](std::int64_t tile) {
+      if (dvalues == nullptr) return;
+      const Activations x = slice({args.x, args.x_stride, pattern.cols, 0}, first, tokens, call.bytes());
+      pack(call, x, tile, packed_x.data() + tile * pattern.cols * width);
+    };
     if (args.dx != nullptr) {
       multiply(call,
                {*columns, dy, nullptr, at(args.dx, first * args.dx_stride, call.bytes()), args.dx_stride},
-               packed_dy.data());
+               packed_dy.data(), pack_x);
+    } else {
+      for_chunks(call.executor, tile_count(call, tokens), [&](std::int64_t tile) {
+        pack_x(tile);
+        pack(call, dy, tile, packed_dy.data() + tile * pattern.rows * width);
+      });
     }
     if (dvalues == nullptr) continue;
-    const Activations x = slice({args.x, args.x_stride, pattern.cols, 0}, first, tokens, call.bytes());
-    for_chunks(call.executor, tile_count(call, tokens), [&](std::int64_t tile) {
-      pack(call, x, tile, packed_x.data() + tile * pattern.cols * width);
-      if (args.dx == nullptr) pack(call, dy, tile, packed_dy.data() + tile * pattern.rows * width);
-    });
     sample(call, *rows, packed_x.data(), packed_dy.data(), tile_count(call, tokens), dvalues, first > 0);
   }
 }
@@ -183,7 +188,8 @@ Status sparse_linear(const Executor& executor, const SparseLinearArgs& args) try
   if (!storage_of(args.dtype, storage)) return Status::unsupported_dtype;
   const Pattern& pattern = args.pattern;
   if (args.tokens == 0 || pattern.rows == 0) return Status::ok;
-  const Call call = {executor, *kernels, storage, tile_shape(pattern, args.tokens, executor.threads)};
+  const Call call = {executor, *kernels, storage,
+                     tile_shape(pattern, args.tokens, executor.threads, kernels->tile_products->lanes)};
   const TilePlan plan(executor, *kernels, pattern, Side::rows, call.shape.product, args.values, args.dtype);
   const Scratch<float> bias(args.bias == nullptr ? 0 : pattern.rows);
   if (args.bias != nullptr) {
@@ -195,7 +201,7 @@ Status sparse_linear(const Executor& executor, const SparseLinearArgs& args) try
             args.bias == nullptr ? nullptr : bias.data(),
             args.y,
             args.y_stride},
-           nullptr);
+           nullptr, [](std::int64_t) {});
   return Status::ok;
 } catch (const std::bad_alloc&) {
   return Status::out_of_memory;
@@ -206,7 +212,8 @@ Status sparse_linear_backward(const Executor& executor, const SparseLinearBackwa
   if (kernels == nullptr) return Status::unsupported_isa;
   Storage storage{};
   if (!storage_of(args.dtype, storage)) return Status::unsupported_dtype;
-  const Call call = {executor, *kernels, storage, tile_shape(args.pattern, args.tokens, executor.threads)};
+  const Call call = {executor, *kernels, storage,
+                     tile_shape(args.pattern, args.tokens, executor.threads, kernels->tile_products->lanes)};
   if (args.dvalues == nullptr || storage == Storage::f32) {
     backward(call, args, static_cast<float*>(args.dvalues));
     return Status::ok;

@@ -28,8 +28,8 @@ struct SpmmRun {
   bool accumulate;
 };
 // Tokens that one pass over the weights multiplies; kPassTokens[i] is that of table entry i.
-inline constexpr int kPassTokens[] = {16, 32, 64};
-inline constexpr int kPasses = 3;
+inline constexpr int kPassTokens[] = {16, 32, 64, 128};
+inline constexpr int kPasses = 4;
 
 // out[packed[r] + k - begin[r]] = (accumulate ? itself : 0) + sum over tiles and tokens of dy[r] x[cols[k]]
 struct SddmmRun {
@@ -59,10 +59,10 @@ struct UnpackRun {
 };
 
 // A panel of W, rows x cols from a column that begins a mask word, in either order. Weights are counted from
-// `first` on; up to kDecodeSlack - 1 elements of `index` and `out` beyond the last are overwritten.
+// `first` on; up to kDecodeSlack elements of `index` and `out` beyond the last are overwritten.
 //   decode     row r has [begin[r], begin[r + 1]), index = columns of the panel, ascending
 //   transpose  column c has [begin[c], begin[c + 1]), index = rows of the panel, ascending
-inline constexpr std::int64_t kDecodeSlack = 16;
+inline constexpr std::int64_t kDecodeSlack = 32;
 struct PanelRun {
   const std::uint32_t* words;  // of row 0, at the panel's first column
   std::int64_t words_per_row, rows, cols;
@@ -84,6 +84,7 @@ inline constexpr int kStorages = 3;
 
 // One table per file of kernels/cpu/isa.
 struct TileProducts {
+  int lanes;  // fp32 numbers of a vector
   void (*spmm[kPasses])(const SpmmRun& run);
   void (*sddmm)(const SddmmRun& run);
 };

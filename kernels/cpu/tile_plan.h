@@ -29,11 +29,15 @@ struct TileShape {
   TileCut product;     // of forward and input gradient
   TileCut gradient;    // of the values gradient: a panel of x serves a block of rows before the next one
   std::int64_t tiles;  // that the values gradient sums in registers
+  // Tokens whose packed x and dy exist at a time in a backward pass, for each thread at least one tile: they
+  // should be in the L2 when the values gradient reads them.
+  std::int64_t backward;
 };
 
-// The shape for a pattern of this density and number of tokens; the measurements stand beside the numbers.
-// Threads decide how many blocks there are and nothing else: no sum's order depends on that.
-TileShape tile_shape(const Pattern& pattern, std::int64_t tokens, std::int64_t threads);
+// The shape for a pattern of this density, a number of tokens and vectors of so many lanes; the measurements
+// stand beside the numbers. Threads decide how many blocks there are and nothing else: no sum's order depends
+// on that.
+TileShape tile_shape(const Pattern& pattern, std::int64_t tokens, std::int64_t threads, int lanes);
 
 // Panel and block counts of a rows x cols product.
 struct TileGrid {

@@ -4,6 +4,15 @@
 #include "kernels/cpu/tile_plan.h"
 
 namespace smet::kernels::cpu {
+namespace {
+
+// At least one block of rows for every thread, as far as there are rows: to decode, and for the values
+// gradient, which has no other units.
+std::int64_t shared(std::int64_t block, std::int64_t rows, std::int64_t threads) {
+  return std::min(block, std::max(kWordColumns, (rows + threads - 1) / threads));
+}
+
+constexpr std::int64_t kNoPanel = std::int64_t{1} << 15;  // columns are 16-bit
 
 // Chosen by forward, input and values gradient of 2048x2048, 2736x1024 and 768x768, T = 512, on a Zen 4 with
 // 32 KB of L1 and 1 MB of L2, as time of a dense product's:
@@ -13,24 +22,35 @@ namespace smet::kernels::cpu {
 //   gradient  two panels of 96 columns, for two tiles of dy, and one row of each fit the L1: .48 at d = .25
 //             against .57 with one panel of 128, .26 at d = .1 against .38 with one of 256.
 //   block     of the gradient: at least 32 weights of a column, so that a panel's loading pays.
-namespace {
+//   backward  more than 256 tokens leave the L2: 512 take 8 % longer at d <= .1. With 128 threads wait for
+//   each
+//             other more often.
+TileShape of_8_lanes(double density) {
+  return density >= .2    ? TileShape{64, 2, {128, 256}, {96, 128}, 2, 256}
+         : density >= .08 ? TileShape{64, 2, {256, 256}, {96, 256}, 2, 256}
+         : density >= .04 ? TileShape{64, 2, {256, 256}, {192, 640}, 2, 256}
+                          : TileShape{64, 1, {kNoPanel, 512}, {1024, 1600}, 1, 256};
+}
 
-// At least one block of rows for every thread, as far as there are rows: to decode, and for the values
-// gradient, which has no other units.
-std::int64_t shared(std::int64_t block, std::int64_t rows, std::int64_t threads) {
-  return std::min(block, std::max(kWordColumns, (rows + threads - 1) / threads));
+// By the same on a Sapphire Rapids with 48 KB of L1 and 2 MB of L2, in ms on one thread:
+//   product   eight vectors to a weight share its broadcast and index: 12.6 at d = .25 (2048x2048), 13.3 with
+//             64 tokens by 160 columns. At d = .1 a row wants more weights to a panel: 6.8, and 7.0 with 96
+//             columns. Below, broadcast and index hide behind the L2.
+//   gradient  more tokens are summed before the lanes are: .50 at d = .01 (768x768), .65 with 64.
+//   backward  128 tokens where the products are quick: .58 at d = .01 (768x768), .68 with 256.
+TileShape of_16_lanes(double density) {
+  return density >= .2    ? TileShape{128, 3, {96, 256}, {64, 256}, 2, 256}
+         : density >= .08 ? TileShape{128, 3, {256, 512}, {192, 640}, 2, 256}
+         : density >= .04 ? TileShape{64, 2, {1024, 512}, {1024, 640}, 2, 128}
+                          : TileShape{64, 2, {kNoPanel, 512}, {1024, 640}, 2, 128};
 }
 
 }  // namespace
 
-TileShape tile_shape(const Pattern& pattern, std::int64_t tokens, std::int64_t threads) {
+TileShape tile_shape(const Pattern& pattern, std::int64_t tokens, std::int64_t threads, int lanes) {
   const double positions = static_cast<double>(pattern.rows) * static_cast<double>(pattern.cols);
   const double density = positions > 0 ? static_cast<double>(pattern.nnz) / positions : 0;
-  constexpr std::int64_t kNoPanel = std::int64_t{1} << 15;  // columns are 16-bit
-  TileShape shape = density >= .2    ? TileShape{64, 2, {128, 256}, {96, 128}, 2}
-                    : density >= .08 ? TileShape{64, 2, {256, 256}, {96, 256}, 2}
-                    : density >= .04 ? TileShape{64, 2, {256, 256}, {192, 640}, 2}
-                                     : TileShape{64, 1, {kNoPanel, 512}, {1024, 1600}, 1};
+  TileShape shape = lanes < 16 ? of_8_lanes(density) : of_16_lanes(density);
   // Few tokens: narrower tiles, so that less of them is padding.
   while (shape.width > 16 && shape.width / 2 >= tokens) shape.width /= 2;
   while (kPassTokens[shape.pass] > shape.width) --shape.pass;

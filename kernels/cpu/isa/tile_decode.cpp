@@ -9,11 +9,59 @@ namespace {
 // Below this share of set bits it is cheaper to jump from bit to bit than to look up every byte.
 constexpr std::int64_t kSparseBits = 2;  // of kWordBits
 
+#ifdef __AVX512VBMI2__
+
+inline constexpr std::uint8_t kNumbers[kWordBits] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
+                                                     11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                                     22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+
+// The columns of one word after another, 32 at once and without a branch: no density costs mispredictions.
+class Columns {
+ public:
+  void write(std::uint32_t word, std::uint16_t* cols) {
+    _mm512_storeu_si512(cols, _mm512_maskz_compress_epi16(word, places_));
+    places_ = _mm512_add_epi16(places_, _mm512_set1_epi16(kWordBits));
+  }
+
+ private:
+  __m512i places_ = _mm512_cvtepu8_epi16(load_256(kNumbers));
+};
+
+// Columns and their values; reads no more than these.
+inline std::int64_t decode_words(const std::uint32_t* words, std::int64_t count, const float* values,
+                                 std::uint16_t* cols, float* out) {
+  Columns columns;
+  std::int64_t n = 0;
+  for (std::int64_t w = 0; w < count; ++w) {
+    columns.write(words[w], cols + n);
+    const std::int64_t found = count_word(words[w]);
+    const auto wanted = static_cast<std::uint32_t>((std::uint64_t{1} << found) - 1);
+    const auto low = static_cast<__mmask16>(wanted);
+    const auto high = static_cast<__mmask16>(wanted >> 16);
+    _mm512_storeu_ps(out + n, _mm512_maskz_loadu_ps(low, values + n));
+    _mm512_storeu_ps(out + n + 16, _mm512_maskz_loadu_ps(high, values + n + 16));
+    n += found;
+  }
+  return n;
+}
+
+inline constexpr bool kDecodesValues = true;
+#else
+inline constexpr bool kDecodesValues = false;
+#endif
+
 // Columns of the set bits of `words`, ascending; returns their number.
 inline std::int64_t decode_words(const std::uint32_t* words, std::int64_t count, [[maybe_unused]] bool sparse,
                                  std::uint16_t* cols) {
   std::int64_t n = 0;
-#ifdef __AVX2__
+#if defined(__AVX512VBMI2__)
+  Columns columns;
+  for (std::int64_t w = 0; w < count; ++w) {
+    columns.write(words[w], cols + n);
+    n += count_word(words[w]);
+  }
+  return n;
+#elif defined(__AVX2__)
   if (!sparse) {
     for (std::int64_t w = 0; w < count; ++w) {
       for (std::int64_t byte = 0; byte < 4; ++byte) {
@@ -64,12 +112,16 @@ std::uint32_t decode(const PanelRun& run) {
   const bool sparse = is_sparse(run);
   std::uint32_t at = run.first;
   for (std::int64_t row = 0; row < run.rows; ++row) {
-    const std::int64_t count =
-        decode_words(run.words + row * run.words_per_row, words, sparse, run.index + at);
+    const std::uint32_t* const row_words = run.words + row * run.words_per_row;
+    const std::int64_t from = run.cursor[row];
     run.begin[row] = at;
-    if (values != nullptr) {
-      const std::int64_t from = run.cursor[row];
-      widen_run<storage>(values + from, count, run.nnz - from, run.out + at);
+    std::int64_t count;
+    if constexpr (kDecodesValues && storage == Storage::f32) {
+      count = values == nullptr ? decode_words(row_words, words, sparse, run.index + at)
+                                : decode_words(row_words, words, values + from, run.index + at, run.out + at);
+    } else {
+      count = decode_words(row_words, words, sparse, run.index + at);
+      if (values != nullptr) widen_run<storage>(values + from, count, run.nnz - from, run.out + at);
     }
     run.cursor[row] += static_cast<std::uint32_t>(count);
     at += static_cast<std::uint32_t>(count);

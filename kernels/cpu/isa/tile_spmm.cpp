@@ -136,6 +136,6 @@ void sddmm(const SddmmRun& run) {
 }  // namespace
 
 extern const TileProducts kTileProducts;
-const TileProducts kTileProducts = {{spmm<16>, spmm<32>, spmm<64>}, sddmm};
+const TileProducts kTileProducts = {kLanes, {spmm<16>, spmm<32>, spmm<64>, spmm<128>}, sddmm};
 
 }  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE
