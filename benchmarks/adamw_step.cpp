@@ -2,8 +2,6 @@
 // One compact AdamW step on 1e7 weights against torch's fused AdamW on as many, interleaved call by call in
 // one process: ns per weight of the fastest round of each, and their ratio (below 1: ours is faster).
 //   OMP_NUM_THREADS=2 build/benchmarks/bench_adamw_step
-#include "kernels/adamw_step.h"
-
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_fused_adamw.h>
@@ -17,6 +15,7 @@
 #include <cmath>
 
 #include "benchmarks/bench.h"
+#include "kernels/adamw_compact.h"
 
 namespace smet::bench {
 namespace {
@@ -64,25 +63,59 @@ struct Compact {
       if (static_cast<std::int64_t>(bits % 100) < young) cohort[i] = static_cast<std::uint8_t>(bits >> 32);
     }
   }
+  kernels::AdamWTensor tensor() {
+    return {p.param.data_ptr(),
+            p.grad.data_ptr(),
+            p.exp_avg.data_ptr(),
+            p.exp_avg_sq.data_ptr(),
+            cohort.data(),
+            kSize,
+            dtype,
+            dtype,
+            rows.data(),
+            256,
+            .9,
+            .999,
+            1e-8,
+            0,
+            false,
+            false,
+            0};
+  }
   void operator()() {
-    const kernels::AdamWTensor tensor = {p.param.data_ptr(),
-                                         p.grad.data_ptr(),
-                                         p.exp_avg.data_ptr(),
-                                         p.exp_avg_sq.data_ptr(),
-                                         cohort.data(),
-                                         kSize,
-                                         dtype,
-                                         dtype,
-                                         rows.data(),
-                                         256,
-                                         .9,
-                                         .999,
-                                         1e-8,
-                                         0,
-                                         false,
-                                         false,
-                                         0};
-    kernels::cpu::adamw_step(executor(), {&tensor, 1});
+    const kernels::AdamWTensor one = tensor();
+    kernels::cpu::adamw_step(executor(), {&one, 1});
+  }
+};
+
+// The same weights with 8-bit moments, as those of a layer of 4,096 input features at density .25.
+struct Block8 {
+  Compact c;
+  Layer layer{9750, 4096, .25};  // not quite kSize weights
+  std::vector<float> scale, scale_sq;
+  std::uint64_t key = 1;
+
+  Block8(at::ScalarType type, std::int64_t young) : c(type, young) {
+    for (at::Tensor* codes : {&c.p.exp_avg, &c.p.exp_avg_sq}) *codes = at::zeros({kSize}, at::kByte);
+    scale.resize(static_cast<std::size_t>(moments().blocks()));
+    scale_sq.resize(scale.size());
+  }
+  kernels::CompactMoments moments() {
+    return {kernels::MomentFormat::block8,
+            key,
+            layer.rank.data(),
+            layer.rows,
+            layer.cols,
+            kernels::block8_segments(layer.rows, layer.cols, layer.nnz),
+            scale.data(),
+            scale_sq.data()};
+  }
+  void operator()() {
+    ++key;
+    kernels::AdamWTensor one = c.tensor();
+    one.size = layer.nnz;
+    const kernels::CompactMoments its = moments();
+    if (kernels::cpu::adamw_compact(executor(), {&one, &its, 1}) != kernels::Status::ok) std::abort();
   }
 };
 
@@ -101,6 +134,23 @@ void adamw_step(benchmark::State& state, at::ScalarType dtype) {
   state.counters["threads"] = at::get_num_threads();
 }
 
+void block8_step(benchmark::State& state, at::ScalarType dtype) {
+  Compact full(dtype, state.range(0));
+  Block8 block8(dtype, state.range(0));
+  double ours = 1e9;
+  double fp32 = 1e9;
+  for (auto _ : state) {
+    time_fastest(full, fp32);
+    time_fastest(block8, ours);
+  }
+  ours /= static_cast<double>(block8.layer.nnz);
+  fp32 /= kSize;
+  state.counters["ns/weight"] = ours * 1e9;
+  state.counters["fp32 moments ns/weight"] = fp32 * 1e9;
+  state.counters["x fp32 moments"] = ours / fp32;
+  state.counters["threads"] = at::get_num_threads();
+}
+
 BENCHMARK_CAPTURE(adamw_step, f32, at::kFloat)
     ->ArgName("% young")
     ->Arg(0)
@@ -110,6 +160,22 @@ BENCHMARK_CAPTURE(adamw_step, f32, at::kFloat)
     ->Unit(benchmark::kMillisecond)
     ->Iterations(40);
 BENCHMARK_CAPTURE(adamw_step, bf16, at::kBFloat16)
+    ->ArgName("% young")
+    ->Arg(0)
+    ->Arg(100)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(40);
+
+BENCHMARK_CAPTURE(block8_step, f32, at::kFloat)
+    ->ArgName("% young")
+    ->Arg(0)
+    ->Arg(2)
+    ->Arg(100)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(40);
+BENCHMARK_CAPTURE(block8_step, bf16, at::kBFloat16)
     ->ArgName("% young")
     ->Arg(0)
     ->Arg(100)

@@ -44,6 +44,11 @@ constexpr std::int64_t block8_segments(std::int64_t rows, std::int64_t cols, std
 constexpr std::int64_t blocks_per_row(std::int64_t cols, std::int64_t block_segments) {
   return (segments_per_row(cols) + block_segments - 1) / block_segments;
 }
+// Whether a dense tensor of so many columns is worth block8: scales of short rows take more than codes save.
+// A vector has one column.
+constexpr bool block8_worthwhile(std::int64_t cols) {
+  return cols >= 64;
+}
 
 // The storage of one tensor's moments; AdamWTensor's exp_avg and exp_avg_sq point to bf16 or to codes.
 struct CompactMoments {
@@ -54,20 +59,42 @@ struct CompactMoments {
   std::int64_t block_segments;
   float* scale;     // [rows, blocks_per_row]
   float* scale_sq;  // [rows, blocks_per_row]
+
+  std::int64_t blocks() const { return rows * blocks_per_row(cols, block_segments); }
+  // Where a block begins among `size` weights, and so where the one before it ends; `size` for blocks().
+  std::int64_t block_begin(std::int64_t block, std::int64_t size) const {
+    const std::int64_t per_row = blocks_per_row(cols, block_segments);
+    const std::int64_t row = per_row > 0 ? block / per_row : rows;
+    if (row >= rows) return size;
+    const std::int64_t segment = (block - row * per_row) * block_segments;
+    return rank != nullptr ? rank[row * segments_per_row(cols) + segment]
+                           : row * cols + segment * kSegmentColumns;
+  }
 };
 
-// Parameters are f32, bf16 or f16, else unsupported_dtype. invalid_argument: block_segments below 1.
+// Parameters are f32, bf16 or f16, else unsupported_dtype. invalid_argument: block_segments below 1, and on
+// the CPU whatever block8_fits denies.
 struct AdamWCompactArgs {
   const AdamWTensor* tensors;
   const CompactMoments* moments;  // one for each
   std::int64_t count;
 };
 
+// Whether 8-bit moments are of `size` weights: block_segments at least 1, a rank that ascends from 0 to at
+// most size, or without one rows * cols = size.
+bool block8_fits(const CompactMoments& moments, std::int64_t size);
+
+// Moments in fp32 from codes [size] and scales that fit, and back, to the nearest code; a v above 0 gets one
+// above 0. For loading state of another format: plain loops on one thread.
+void block8_decode(const CompactMoments& moments, std::int64_t size, const std::int8_t* codes_m,
+                   const std::uint8_t* codes_v, float* m, float* v);
+void block8_encode(const CompactMoments& moments, std::int64_t size, const float* m, const float* v,
+                   std::int8_t* codes_m, std::uint8_t* codes_v);
+
 namespace reference {
 Status adamw_compact(const Executor& executor, const AdamWCompactArgs& args);
 }
 namespace cpu {
-// block8: unsupported_dtype.
 Status adamw_compact(const Executor& executor, const AdamWCompactArgs& args);
 }  // namespace cpu
 namespace cuda {

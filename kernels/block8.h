@@ -23,20 +23,29 @@ static constexpr float block8_sqrt_v(float unit, std::uint8_t code) {
   return unit * static_cast<float>(int{code} * int{code});
 }
 
+// Units in 1; 0 where a unit is too small to have a reciprocal, and everything is less than one: m below
+// 2e-34, but no sqrt(v), which is at least 4e-23.
+static constexpr float block8_per_unit(float unit) {
+  return unit >= 0x1p-126F ? 1 / unit : 0;
+}
+
 // A magnitude in units, at most max_code^2. A magnitude that is not a number of units is as large as can be.
-static constexpr float block8_units(float magnitude, float unit, int max_code) {
+static constexpr float block8_units(float magnitude, float per_unit, int max_code) {
   const float most = static_cast<float>(max_code * max_code);
-  const float units = magnitude / unit;
+  const float units = magnitude * per_unit;
   return units < most ? units : most;
 }
 
-// The code of `units`, whose square root is `root`, by 16 random bits, of which it uses 14: then a number
-// that is a code keeps it for all random bits, although `units` is rounded.
-static constexpr int block8_code(float units, float root, int max_code, std::uint32_t noise) {
+// The code of `units`, whose square root is `root`, by 16 random bits, of which it uses 14: the upper of two
+// neighbours if (r + 1/2) / 2^14 < (units - low^2) / (2 low + 1), of which the left side times the
+// denominator is exact. No random number is within 2^-15 of 0 or 1, and the roundings of `units` and `root`
+// are less for every code up to 255: a number that is a code keeps it, and a root that is rounded up to the
+// next code does not show.
+static constexpr int block8_code(float units, float root, std::uint32_t noise) {
   const int low = static_cast<int>(root);
-  if (low >= max_code) return max_code;
-  const float share = (units - static_cast<float>(low * low)) / static_cast<float>(2 * low + 1);
-  return (static_cast<float>((noise & 0xFFFFU) >> 2) + 0.5F) * 0x1p-14F < share ? low + 1 : low;
+  const float random = (static_cast<float>((noise & 0xFFFFU) >> 2) + 0.5F) * 0x1p-14F;
+  const float above = units - static_cast<float>(low * low);
+  return random * static_cast<float>(2 * low + 1) < above ? low + 1 : low;
 }
 
 }  // namespace smet::kernels

@@ -19,15 +19,15 @@ Status adamw_step(const Executor& executor, const AdamWStepArgs& args) try {
       return Status::invalid_argument;
     }
   }
-  const FlatChunks chunks(args.tensors, args.count);
-  for_chunks(executor, chunks.count(), [&](std::int64_t chunk) {
-    const auto [t, begin] = chunks[chunk];
+  const FlatChunks chunks(args.count, [&](std::int64_t t) { return chunks_of_size(args.tensors[t].size); });
+  for_chunks(executor, chunks.count(), [&](std::int64_t flat) {
+    const auto [t, chunk] = chunks[flat];
     const AdamWTensor& tensor = args.tensors[t];
     const auto inner = kernels->adamw_step->chunk[static_cast<int>(tensor.param_dtype)];
     if (tensor.param_dtype == DType::f64) {
-      run_chunk<double>(tensor, begin, sizeof(double), 0, inner);
+      run_chunk<double>(tensor, chunk, sizeof(double), 0, inner);
     } else {
-      run_chunk<float>(tensor, begin, sizeof(float), 0, inner);
+      run_chunk<float>(tensor, chunk, sizeof(float), 0, inner);
     }
   });
   return Status::ok;
@@ -39,11 +39,12 @@ std::int64_t first_nonfinite(const Executor& executor, const Buffer* buffers, st
   const IsaKernels* kernels = isa_kernels();
   if (kernels == nullptr)
     kernels = &baseline::kKernels;  // the answer is the same; adamw_step reports the error
-  const FlatChunks chunks(buffers, count);
+  const FlatChunks chunks(count, [&](std::int64_t b) { return chunks_of_size(buffers[b].size); });
   std::atomic<std::int64_t> first{count};
-  for_chunks(executor, chunks.count(), [&](std::int64_t chunk) {
-    const auto [b, begin] = chunks[chunk];
+  for_chunks(executor, chunks.count(), [&](std::int64_t flat) {
+    const auto [b, chunk] = chunks[flat];
     const Buffer& buffer = buffers[b];
+    const std::int64_t begin = chunk * kChunk;
     std::int64_t found = first.load(std::memory_order_relaxed);
     if (b >= found) return;
     const char* data = static_cast<const char*>(buffer.data) + begin * element_size(buffer.dtype);

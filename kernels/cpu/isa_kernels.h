@@ -105,6 +105,15 @@ struct AdamWChunk {
   std::uint64_t rounding_key, moment_key;
 };
 
+// A chunk of whole blocks of adamw_compact.h; moments are codes, and `first` is any number.
+struct Block8Chunk {
+  AdamWChunk weights;
+  const std::int64_t* begins;  // [blocks + 1], ascending from 0 to weights.size
+  std::int64_t blocks;
+  float* scale;     // [blocks]
+  float* scale_sq;  // [blocks]
+};
+
 // Sets hits[w] bit b for every column 32 w + b of [0, cols) whose mask bit is 0 and whose key of |grad|
 // (grad_topk.h) is at least `threshold`.
 struct TopkRun {
@@ -130,7 +139,9 @@ struct AdamWKernels {
   bool (*has_nonfinite[4])(const void* data, std::int64_t size);
 };
 struct AdamWCompactKernels {
-  void (*bf16[4])(const AdamWChunk& chunk);  // moments of bf16; null for f64 parameters
+  // Both null for f64 parameters.
+  void (*bf16[4])(const AdamWChunk& chunk);
+  void (*block8[4])(const Block8Chunk& chunk);
 };
 struct ExpandKernels {
   void (*run[kConversions])(const ExpandRun& run);

@@ -24,7 +24,8 @@ struct Block8Item {
   float* scale_sq;
 };
 
-// The first weight of a segment; of the next row where the row has no such segment.
+// The first weight of a segment; of the next row where the row has no such segment. A rank that does not
+// belong to the weights, which only the CPU reports, leads nowhere outside them.
 __device__ __forceinline__ std::int64_t first_weight(const Block8Item& item, std::int64_t row,
                                                      std::int64_t segment) {
   const std::int64_t segments = segments_per_row(item.cols);
@@ -33,7 +34,9 @@ __device__ __forceinline__ std::int64_t first_weight(const Block8Item& item, std
     segment = 0;
   }
   if (row >= item.rows) return item.step.size;
-  if (item.rank != nullptr) return item.rank[row * segments + segment];
+  if (item.rank != nullptr) {
+    return min(max(std::int64_t{item.rank[row * segments + segment]}, std::int64_t{0}), item.step.size);
+  }
   return row * item.cols + segment * kSegmentColumns;
 }
 
@@ -67,16 +70,14 @@ __device__ __forceinline__ float moments_of(const FourWeights<Type>& four, int e
   return square_root(v);
 }
 
-__device__ __forceinline__ std::uint8_t m_code(float m, float unit, std::uint32_t noise) {
-  if (!(unit > 0)) return 0;
-  const float units = block8_units(fabsf(m), unit, kBlock8MaxM);
-  const int code = block8_code(units, square_root(units), kBlock8MaxM, noise);
+__device__ __forceinline__ std::uint8_t m_code(float m, float per_unit, std::uint32_t noise) {
+  const float units = block8_units(fabsf(m), per_unit, kBlock8MaxM);
+  const int code = block8_code(units, square_root(units), noise);
   return static_cast<std::uint8_t>(m < 0 ? -code : code);
 }
-__device__ __forceinline__ std::uint8_t v_code(float root, float unit, std::uint32_t noise) {
-  if (!(unit > 0)) return 0;
-  const float units = block8_units(root, unit, kBlock8MaxV);
-  const int code = block8_code(units, square_root(units), kBlock8MaxV, noise);
+__device__ __forceinline__ std::uint8_t v_code(float root, float per_unit, std::uint32_t noise) {
+  const float units = block8_units(root, per_unit, kBlock8MaxV);
+  const int code = block8_code(units, square_root(units), noise);
   return static_cast<std::uint8_t>(root > 0 && code == 0 ? 1 : code);
 }
 
@@ -107,8 +108,8 @@ __device__ __forceinline__ void step_block8(const Block8Item& item, const StepRo
   }
   const float scale = bits_float(__reduce_max_sync(kFullMask, most));
   const float scale_sq = bits_float(__reduce_max_sync(kFullMask, most_sq));
-  const float unit = block8_unit(scale, kBlock8MaxM);
-  const float unit_sq = block8_unit(scale_sq, kBlock8MaxV);
+  const float per_unit = block8_per_unit(block8_unit(scale, kBlock8MaxM));
+  const float per_unit_sq = block8_per_unit(block8_unit(scale_sq, kBlock8MaxV));
   __syncwarp();  // all lanes have read the old scales
   if (lane_index() == 0) {
     item.scale[block] = scale;
@@ -128,8 +129,8 @@ __device__ __forceinline__ void step_block8(const Block8Item& item, const StepRo
           updated_param(Type::load(four.param.at[e]), m, root, rows[ids.at[e]], step.scalars);
       four.param.at[e] = stored_param<Type>(result, step.stochastic_rounding, step.rounding_key, i + e);
       const std::uint32_t noise = hash32(step.moment_key, static_cast<std::uint64_t>(i + e));
-      four.m.at[e] = m_code(m, unit, noise);
-      four.v.at[e] = v_code(root, unit_sq, noise >> 16);
+      four.m.at[e] = m_code(m, per_unit, noise);
+      four.v.at[e] = v_code(root, per_unit_sq, noise >> 16);
     }
     store_part(static_cast<typename Type::Storage*>(step.param), i, part, four.param);
     store_part(static_cast<std::uint8_t*>(step.exp_avg), i, part, four.m);

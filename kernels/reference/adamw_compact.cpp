@@ -85,39 +85,27 @@ void step_block(const AdamWTensor& tensor, std::uint64_t key, std::int64_t begin
   for (std::int64_t i = begin; i < end; ++i) {
     const Moments moments = moments_of(i);
     *scale = larger(*scale, std::fabs(moments.m));
-    *scale_sq = larger(*scale_sq, moments.root_v);
+    *scale_sq = larger(*scale_sq, std::fabs(moments.root_v));
   }
-  const float unit = block8_unit(*scale, kBlock8MaxM);
-  const float unit_sq = block8_unit(*scale_sq, kBlock8MaxV);
+  const float per_unit = block8_per_unit(block8_unit(*scale, kBlock8MaxM));
+  const float per_unit_sq = block8_per_unit(block8_unit(*scale_sq, kBlock8MaxV));
   for (std::int64_t i = begin; i < end; ++i) {
     const Moments moments = moments_of(i);
     move_param(tensor, i, moments);
     const std::uint32_t noise = noise_of(key, i);
-    const float units = block8_units(std::fabs(moments.m), unit, kBlock8MaxM);
-    const float units_sq = block8_units(moments.root_v, unit_sq, kBlock8MaxV);
-    const int code = unit > 0 ? block8_code(units, std::sqrt(units), kBlock8MaxM, noise) : 0;
-    const int code_sq =
-        unit_sq > 0 ? block8_code(units_sq, std::sqrt(units_sq), kBlock8MaxV, noise >> 16) : 0;
+    const float units = block8_units(std::fabs(moments.m), per_unit, kBlock8MaxM);
+    const float units_sq = block8_units(moments.root_v, per_unit_sq, kBlock8MaxV);
+    const int code = block8_code(units, std::sqrt(units), noise);
+    const int code_sq = block8_code(units_sq, std::sqrt(units_sq), noise >> 16);
     m[i] = static_cast<std::uint8_t>(moments.m < 0 ? -code : code);
-    v[i] = static_cast<std::uint8_t>(moments.root_v > 0 && unit_sq > 0 ? std::max(code_sq, 1) : code_sq);
+    v[i] = static_cast<std::uint8_t>(moments.root_v > 0 ? std::max(code_sq, 1) : code_sq);
   }
 }
 
 void step_block8(const AdamWTensor& tensor, const CompactMoments& compact) {
-  const std::int64_t segments = segments_per_row(compact.cols);
-  const auto first_weight = [&](std::int64_t row, std::int64_t segment) {
-    if (row == compact.rows) return tensor.size;
-    if (compact.rank != nullptr) return std::int64_t{compact.rank[row * segments + segment]};
-    return row * compact.cols + segment * kSegmentColumns;
-  };
-  std::int64_t block = 0;
-  for (std::int64_t row = 0; row < compact.rows; ++row) {
-    for (std::int64_t segment = 0; segment < segments; segment += compact.block_segments, ++block) {
-      const std::int64_t next = segment + compact.block_segments;
-      const std::int64_t end = next < segments ? first_weight(row, next) : first_weight(row + 1, 0);
-      step_block(tensor, compact.key, first_weight(row, segment), end, compact.scale + block,
-                 compact.scale_sq + block);
-    }
+  for (std::int64_t block = 0; block < compact.blocks(); ++block) {
+    step_block(tensor, compact.key, compact.block_begin(block, tensor.size),
+               compact.block_begin(block + 1, tensor.size), compact.scale + block, compact.scale_sq + block);
   }
 }
 

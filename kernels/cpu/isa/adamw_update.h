@@ -46,6 +46,14 @@ struct F16 {
 template <typename Compute>
 struct Scalars {
   Compute beta2, one_minus_beta1, one_minus_beta2, eps, l2, sign;
+
+  explicit Scalars(const AdamWChunk& chunk)
+      : beta2(static_cast<Compute>(chunk.beta2)),
+        one_minus_beta1(static_cast<Compute>(1 - chunk.beta1)),
+        one_minus_beta2(static_cast<Compute>(1 - chunk.beta2)),
+        eps(static_cast<Compute>(chunk.eps)),
+        l2(static_cast<Compute>(chunk.l2)),
+        sign(chunk.maximize ? Compute{-1} : Compute{1}) {}
 };
 
 // The formula's first two lines and its last, for elements [0, count), count <= kGroup, moments in the
@@ -65,23 +73,24 @@ template <typename Type, bool coupled>
   }
 }
 
-template <typename Type, Rounding rounding>
+inline float square_root(float x) {
+  return __builtin_sqrtf(x);
+}
+inline double square_root(double x) {
+  return __builtin_sqrt(x);
+}
+
+// root_v(i) is sqrt(v) of element i.
+template <typename Type, Rounding rounding, typename RootV>
 [[gnu::always_inline]] inline void move_param(typename Type::Storage* __restrict param,
                                               const typename Type::Compute* __restrict exp_avg,
-                                              const typename Type::Compute* __restrict exp_avg_sq,
-                                              const Rows<typename Type::Compute>& rows,
+                                              const RootV& root_v, const Rows<typename Type::Compute>& rows,
                                               const Scalars<typename Type::Compute>& scalars, int count,
                                               const GroupHash& hash) {
   using Compute = typename Type::Compute;
   for (int i = 0; i < count; ++i) {
     const Compute p = Type::load(param[i]);
-    Compute root;
-    if constexpr (sizeof(Compute) == 8) {
-      root = __builtin_sqrt(exp_avg_sq[i]);
-    } else {
-      root = __builtin_sqrtf(exp_avg_sq[i]);
-    }
-    const Compute denominator = root * rows.inverse_bc2_sqrt[i] + scalars.eps;
+    const Compute denominator = root_v(i) * rows.inverse_bc2_sqrt[i] + scalars.eps;
     const Compute result = p + ((rows.step[i] * exp_avg[i]) / denominator - rows.decay[i] * p);
     if constexpr (rounding == Rounding::stochastic) {
       param[i] = static_cast<std::uint16_t>(stochastic_bf16(result, hash(i)));
@@ -105,15 +114,10 @@ void run_chunk(const AdamWChunk& chunk) {
   const auto* grad = static_cast<const Storage*>(chunk.grad);
   auto* exp_avg = static_cast<Moment*>(chunk.exp_avg);
   auto* exp_avg_sq = static_cast<Moment*>(chunk.exp_avg_sq);
-  const auto* table = static_cast<const Compute*>(chunk.table);
-  const Scalars<Compute> scalars = {
-      static_cast<Compute>(chunk.beta2),     static_cast<Compute>(1 - chunk.beta1),
-      static_cast<Compute>(1 - chunk.beta2), static_cast<Compute>(chunk.eps),
-      static_cast<Compute>(chunk.l2),        chunk.maximize ? Compute{-1} : Compute{1}};
-  Rows<Compute> rows;
-  int held = 0;  // the id whose row fills `rows`, or -1
-  broadcast_row(table, held, rows);
-  const auto update_at = [&](std::int64_t i, int count) __attribute__((always_inline)) {
+  const Scalars<Compute> scalars(chunk);
+  GroupRows<Compute> group_rows(static_cast<const Compute*>(chunk.table));
+  const auto update_at = [&](std::int64_t i, int count, const Rows<Compute>& rows)
+      __attribute__((always_inline)) {
     const auto first = static_cast<std::uint64_t>(chunk.first + i);
     alignas(64) Compute m[kGroup];
     alignas(64) Compute v[kGroup];
@@ -121,8 +125,12 @@ void run_chunk(const AdamWChunk& chunk) {
     update_moments<Type, coupled>(param + i, grad + i, m, v, scalars, count);
     // Before the root and the quotients, which keep the processor waiting: it rounds meanwhile.
     Moments::store(m, v, {chunk.moment_key, first}, count, exp_avg + i, exp_avg_sq + i);
-    move_param<Type, rounding>(param + i, m, v, rows, scalars, count, {chunk.rounding_key, first});
+    const auto root_v = [&](int lane) __attribute__((always_inline)) {
+      return square_root(v[lane]);
+    };
+    move_param<Type, rounding>(param + i, m, root_v, rows, scalars, count, {chunk.rounding_key, first});
   };
+  const auto ids_at = [&](std::int64_t i) { return chunk.cohort == nullptr ? nullptr : chunk.cohort + i; };
 
   std::int64_t i = 0;
   for (; i + kGroup <= chunk.size; i += kGroup) {
@@ -130,22 +138,11 @@ void run_chunk(const AdamWChunk& chunk) {
     prefetch(grad + i);
     prefetch(exp_avg + i);
     prefetch(exp_avg_sq + i);
-    const std::uint8_t* ids = chunk.cohort + i;
-    if (chunk.cohort != nullptr && (ids[0] != held || !uniform(ids))) {
-      if (uniform(ids)) {
-        held = ids[0];
-        broadcast_row(table, held, rows);
-      } else {
-        held = -1;
-        look_up(table, ids, kGroup, rows);
-      }
-    }
-    update_at(i, kGroup);
+    update_at(i, kGroup, group_rows.of(ids_at(i)));
   }
   if (i == chunk.size) return;
   const int rest = static_cast<int>(chunk.size - i);
-  if (chunk.cohort != nullptr) look_up(table, chunk.cohort + i, rest, rows);
-  update_at(i, rest);
+  update_at(i, rest, group_rows.of(ids_at(i), rest));
 }
 
 template <typename Type, typename Moments>

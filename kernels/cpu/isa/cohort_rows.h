@@ -87,5 +87,37 @@ inline bool uniform(const std::uint8_t* ids) {
   return low == high && low == ids[0] * 0x0101010101010101ULL;
 }
 
+// The rows of one group after another. Most groups are of one cohort, and mostly of the last one's.
+template <typename Compute>
+class GroupRows {
+ public:
+  explicit GroupRows(const Compute* table) : table_(table) { broadcast_row(table_, held_, rows_); }
+
+  [[gnu::always_inline]] const Rows<Compute>& of(const std::uint8_t* ids) {
+    if (ids == nullptr || (ids[0] == held_ && uniform(ids))) return rows_;
+    if (uniform(ids)) {
+      held_ = ids[0];
+      broadcast_row(table_, held_, rows_);
+    } else {
+      held_ = -1;
+      look_up(table_, ids, kGroup, rows_);
+    }
+    return rows_;
+  }
+
+  // Of a group of fewer than sixteen.
+  const Rows<Compute>& of(const std::uint8_t* ids, int count) {
+    if (ids == nullptr) return rows_;
+    held_ = -1;
+    look_up(table_, ids, count, rows_);
+    return rows_;
+  }
+
+ private:
+  const Compute* table_;
+  Rows<Compute> rows_;
+  int held_ = 0;  // the id whose row fills `rows_`, or -1
+};
+
 }  // namespace
 }  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE

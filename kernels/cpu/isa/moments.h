@@ -11,15 +11,36 @@
 namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
 namespace {
 
-// hash32(key, first + lane) for the lanes of one group. Groups begin at multiples of kGroup, so a lane is
-// or-ed, hence xor-ed, into the low word of the index, and the high word is everybody's.
+// hash32(key, first + lane) for the lanes of one group, whose indices agree in their high words.
 struct GroupHash {
-  std::uint32_t low, middle;
+  std::uint32_t first, key, middle;
 
-  GroupHash(std::uint64_t key, std::uint64_t first)
-      : low(static_cast<std::uint32_t>(first) ^ static_cast<std::uint32_t>(key)),
-        middle(hash32_middle(key, first)) {}
-  std::uint32_t operator()(int lane) const { return mix32(low ^ static_cast<std::uint32_t>(lane), middle); }
+  GroupHash(std::uint64_t key_, std::uint64_t first_)
+      : first(static_cast<std::uint32_t>(first_)),
+        key(static_cast<std::uint32_t>(key_)),
+        middle(hash32_middle(key_, first_)) {}
+  std::uint32_t operator()(int lane) const {
+    return mix32((first + static_cast<std::uint32_t>(lane)) ^ key, middle);
+  }
+#ifdef __AVX2__
+  // Those of lanes `lane` to `lane` + 7.
+  __m256i eight(int lane) const {
+    const __m256i index = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                           broadcast(first + static_cast<std::uint32_t>(lane)));
+    __m256i x = _mm256_xor_si256(index, broadcast(key));
+    x = _mm256_add_epi32(_mm256_mullo_epi32(shift_xor(x, 16), broadcast(kMix1)), broadcast(middle));
+    x = _mm256_mullo_epi32(shift_xor(x, 13), broadcast(kMix2));
+    return shift_xor(x, 16);
+  }
+
+ private:
+  static __m256i broadcast(std::uint32_t x) {
+    return _mm256_set1_epi32(static_cast<int>(x));
+  }
+  static __m256i shift_xor(__m256i x, int bits) {
+    return _mm256_xor_si256(x, _mm256_srli_epi32(x, bits));
+  }
+#endif
 };
 
 // bf16(bits + the low 16 bits of noise): up or down with probability by distance. Infinity stays, and a NaN,
@@ -87,20 +108,6 @@ struct Bf16Moments {
     store_256(to, widen_bf16(load_128(from)));
     store_256(to + 8, widen_bf16(load_128(from + 8)));
   }
-  static __m256i broadcast(std::uint32_t x) {
-    return _mm256_set1_epi32(static_cast<int>(x));
-  }
-  static __m256i shift_xor(__m256i x, int bits) {
-    return _mm256_xor_si256(x, _mm256_srli_epi32(x, bits));
-  }
-  static __m256i eight_hashes(const GroupHash& hash, std::int64_t first) {
-    const __m256i lanes = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                           _mm256_set1_epi32(static_cast<int>(first)));
-    __m256i x = _mm256_xor_si256(lanes, broadcast(hash.low));
-    x = _mm256_add_epi32(_mm256_mullo_epi32(shift_xor(x, 16), broadcast(kMix1)), broadcast(hash.middle));
-    x = _mm256_mullo_epi32(shift_xor(x, 13), broadcast(kMix2));
-    return shift_xor(x, 16);
-  }
   // stochastic_bf16 of eight; the noise has 16 bits.
   static __m256i round(const float* from, __m256i noise) {
     const __m256 x = _mm256_load_ps(from);
@@ -113,10 +120,10 @@ struct Bf16Moments {
     __m256i codes_m[2];
     __m256i codes_v[2];
     for (std::int64_t half = 0; half < 2; ++half) {
-      const __m256i noise = eight_hashes(hash, 8 * half);
-      codes_m[half] = round(m + 8 * half, _mm256_and_si256(noise, broadcast(0xFFFF)));
+      const __m256i noise = hash.eight(static_cast<int>(8 * half));
+      codes_m[half] = round(m + 8 * half, _mm256_and_si256(noise, _mm256_set1_epi32(0xFFFF)));
       const __m256i code = round(v + 8 * half, _mm256_srli_epi32(noise, 16));
-      codes_v[half] = _mm256_max_epu32(code, _mm256_min_epu32(load_256(v + 8 * half), broadcast(1)));
+      codes_v[half] = _mm256_max_epu32(code, _mm256_min_epu32(load_256(v + 8 * half), _mm256_set1_epi32(1)));
     }
     store_256(exp_avg, narrow_16(codes_m[0], codes_m[1]));
     store_256(exp_avg_sq, narrow_16(codes_v[0], codes_v[1]));

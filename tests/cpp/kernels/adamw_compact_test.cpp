@@ -32,9 +32,9 @@ TEST(AdamWCompact, CodesAreFixedPoints) {
       const float unit = kernels::block8_unit(scale, most);
       for (int code = 0; code <= most; ++code) {
         const float value = unit * static_cast<float>(code * code);
-        const float units = kernels::block8_units(value, unit, most);
+        const float units = kernels::block8_units(value, kernels::block8_per_unit(unit), most);
         for (const std::uint32_t noise : {0x0U, 0x8000U, 0xFFFFU}) {
-          ASSERT_EQ(kernels::block8_code(units, std::sqrt(units), most, noise), code);
+          ASSERT_EQ(kernels::block8_code(units, std::sqrt(units), noise), code);
         }
       }
     }
@@ -49,7 +49,7 @@ TEST(AdamWCompact, CodesAreUnbiased) {
       const auto units = static_cast<float>(std::pow(random.uniform(), 4) * most * most);
       double mean = 0;
       for (std::uint32_t noise = 0; noise < 0x10000U; ++noise) {
-        const int code = kernels::block8_code(units, std::sqrt(units), most, noise);
+        const int code = kernels::block8_code(units, std::sqrt(units), noise);
         mean += static_cast<double>(code) * code / 0x10000;
       }
       // One of 2^14 equally likely choices too many or too few, and the roundings of fp32.
@@ -91,29 +91,79 @@ TEST(AdamWCompact, MomentsDecayAndLiveVStaysLive) {
   }
 }
 
-// bf16 on the CPU: the reference's bits for the whole problem table, every parameter dtype, instruction set
-// and thread count, over steps that feed on each other.
+// A row of 2,048 active weights, which are one block, among empty ones.
+Topology crowded_row() {
+  Topology topology(20, 2048);
+  for (std::int64_t col = 0; col < topology.cols; ++col) topology.activate(3, col);
+  topology.derive();
+  return topology;
+}
+
+// The reference's bits on the CPU for every parameter dtype, instruction set and thread count, over steps
+// that feed on each other and begin with newborns and with moments of steps before.
+void expect_reference_bits(const Topology& topology, MomentFormat format) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const bool stochastic : {false, true}) {
+      SCOPED_TRACE(std::string(name(dtype)) + (format == MomentFormat::bf16 ? ", bf16" : ", block8"));
+      CompactTensor start(topology, dtype, format);
+      start.options.stochastic_rounding = stochastic;
+      start.options.l2 = stochastic ? .01 : 0;
+      start.options.maximize = stochastic;
+      start.step();
+      std::memset(start.exp_avg.data(), 0, static_cast<std::size_t>(start.exp_avg.size() / 3));
+      std::memset(start.exp_avg_sq.data(), 0, static_cast<std::size_t>(start.exp_avg_sq.size() / 3));
+      CompactTensor want = start;
+      for (int t = 0; t < 3; ++t) want.step();
+      for_each_variant([&](const Executor& executor) {
+        CompactTensor got = start;
+        for (int t = 0; t < 3; ++t) got.step(kernels::cpu::adamw_compact, executor);
+        EXPECT_TRUE(same_bytes(got.param, want.param)) << "param";
+        EXPECT_TRUE(same_bytes(got.exp_avg, want.exp_avg)) << "exp_avg";
+        EXPECT_TRUE(same_bytes(got.exp_avg_sq, want.exp_avg_sq)) << "exp_avg_sq";
+        EXPECT_TRUE(same_bytes(got.scale, want.scale)) << "scale";
+        EXPECT_TRUE(same_bytes(got.scale_sq, want.scale_sq)) << "scale_sq";
+      });
+    }
+  }
+}
+
 TEST(AdamWCompact, CpuEqualsTheReferenceBitForBit) {
   for (const Problem& problem : problems()) {
+    SCOPED_TRACE(problem.name);
     const Topology topology = make_topology(problem);
-    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-      for (const bool stochastic : {false, true}) {
-        SCOPED_TRACE(std::string(problem.name) + ", " + name(dtype));
-        CompactTensor start(topology, dtype, MomentFormat::bf16);
-        start.options.stochastic_rounding = stochastic;
-        start.options.l2 = stochastic ? .01 : 0;
-        start.options.maximize = stochastic;
-        CompactTensor want = start;
-        for (int t = 0; t < 3; ++t) want.step();
-        for_each_variant([&](const Executor& executor) {
-          CompactTensor got = start;
-          for (int t = 0; t < 3; ++t) got.step(kernels::cpu::adamw_compact, executor);
-          EXPECT_TRUE(same_bytes(got.param, want.param)) << "param";
-          EXPECT_TRUE(same_bytes(got.exp_avg, want.exp_avg)) << "exp_avg";
-          EXPECT_TRUE(same_bytes(got.exp_avg_sq, want.exp_avg_sq)) << "exp_avg_sq";
-        });
-      }
-    }
+    expect_reference_bits(topology, MomentFormat::bf16);
+    expect_reference_bits(topology, MomentFormat::block8);
+  }
+  SCOPED_TRACE("crowded row");
+  expect_reference_bits(crowded_row(), MomentFormat::block8);
+}
+
+// Many tensors of both formats in one call, as the operator makes it.
+TEST(AdamWCompact, ManyTensorsInOneCall) {
+  std::vector<CompactTensor> want;
+  for (int t = 0; t < 30; ++t) {
+    const Topology topology =
+        make_topology({"small", 1 + t % 5, 40 + 71 * t, .4}, static_cast<std::uint64_t>(t));
+    want.emplace_back(topology, DType::f32, t % 3 == 0 ? MomentFormat::bf16 : MomentFormat::block8);
+  }
+  std::vector<CompactTensor> got = want;
+  for (CompactTensor& tensor : want) tensor.step();
+  std::vector<kernels::AdamWTensor> tensors;
+  std::vector<kernels::CompactMoments> moments;
+  for (CompactTensor& tensor : got) {
+    tensor.key = kernels::mix64(tensor.key);
+    tensors.push_back(tensor.tensor());
+    moments.push_back(tensor.moments());
+  }
+  const auto status =
+      kernels::cpu::adamw_compact(executor_of<7>(), {tensors.data(), moments.data(), std::ssize(tensors)});
+  ASSERT_EQ(status, Status::ok);
+  for (std::size_t t = 0; t < got.size(); ++t) {
+    SCOPED_TRACE(t);
+    EXPECT_TRUE(same_bytes(got[t].param, want[t].param));
+    EXPECT_TRUE(same_bytes(got[t].exp_avg, want[t].exp_avg));
+    EXPECT_TRUE(same_bytes(got[t].exp_avg_sq, want[t].exp_avg_sq));
+    EXPECT_TRUE(same_bytes(got[t].scale, want[t].scale));
   }
 }
 
@@ -141,6 +191,38 @@ TEST(AdamWCompact, TinyHugeAndNonfiniteNumbers) {
     for (int t = 0; t < 3; ++t) got.step(kernels::cpu::adamw_compact, executor);
     EXPECT_TRUE(same_bytes(got.exp_avg, want.exp_avg)) << "exp_avg";
     EXPECT_TRUE(same_bytes(got.exp_avg_sq, want.exp_avg_sq)) << "exp_avg_sq";
+  });
+}
+
+// The same of block8, each row, which is a block, times another power of ten: scales from below the smallest
+// normal number to infinity, which is NaN after the next step, where a code is 0. A v that is not 0 as
+// computed has a code that is not 0.
+TEST(AdamWCompact, Block8TinyHugeAndNonfiniteNumbers) {
+  const Topology topology = make_topology({"a block a row", 44, 1024, 1});
+  CompactTensor start(topology, DType::f32, MomentFormat::block8);
+  Random random(9);
+  for (std::int64_t i = 0; i < topology.nnz; ++i) {
+    const std::int64_t row = i / topology.cols;
+    double g = random.normal() * std::pow(10, -44.0 + 2 * static_cast<double>(row));
+    if (i % 17 == 0) g = i % 2 == 0 ? 0 : -0.0;
+    store(start.grad, DType::f32, i, row < 42 ? g : i % 100 == 0 ? std::nan("") : 1);
+  }
+  CompactTensor want = start;
+  for (int t = 0; t < 3; ++t) {
+    want.step();
+    for (std::int64_t i = 0; i < topology.nnz; ++i) {
+      const auto g = static_cast<float>(load(want.grad, DType::f32, i));
+      const float v = (static_cast<float>(1 - want.options.beta2) * g) * g;
+      ASSERT_TRUE(want.exp_avg_sq[i] > 0 || !(v > 0)) << i;
+    }
+  }
+  EXPECT_TRUE(std::isnan(want.scale[43]) && std::isnan(want.scale_sq[41]) && want.scale[2] < 1e-38F);
+  for_each_variant([&](const Executor& executor) {
+    CompactTensor got = start;
+    for (int t = 0; t < 3; ++t) got.step(kernels::cpu::adamw_compact, executor);
+    EXPECT_TRUE(same_bytes(got.exp_avg, want.exp_avg)) << "exp_avg";
+    EXPECT_TRUE(same_bytes(got.exp_avg_sq, want.exp_avg_sq)) << "exp_avg_sq";
+    EXPECT_TRUE(same_bytes(got.scale_sq, want.scale_sq)) << "scale_sq";
   });
 }
 
@@ -226,10 +308,28 @@ TEST(AdamWCompact, WrongArgumentsAreRefused) {
   tensor.grad_dtype = DType::f32;
   moments.block_segments = 0;
   EXPECT_EQ(status(tensor, moments), Status::invalid_argument);
+  const auto cpu_status = [&] { return kernels::cpu::adamw_compact(serial(), {&tensor, &moments, 1}); };
+  EXPECT_EQ(cpu_status(), Status::invalid_argument);
   moments.block_segments = 1;
-  EXPECT_EQ(kernels::cpu::adamw_compact(serial(), {&tensor, &moments, 1}), Status::unsupported_dtype);
+  EXPECT_EQ(cpu_status(), Status::ok);
   tensor.cohort_rows = 257;
   EXPECT_EQ(status(tensor, moments), Status::invalid_argument);
+  EXPECT_EQ(cpu_status(), Status::invalid_argument);
+}
+
+// A rank of other weights would lead out of memory: nothing is written then.
+TEST(AdamWCompact, RanksThatDoNotFitAreRefused) {
+  const Topology topology = make_topology({"small", 3, 2500, .5});
+  for (const auto& [entry, value] : std::vector<std::pair<std::int64_t, std::int32_t>>{
+           {0, 1}, {4, -1}, {4, 2'000'000'000}, {8, static_cast<std::int32_t>(topology.nnz) + 1}}) {
+    CompactTensor bad(topology, DType::f32, MomentFormat::block8);
+    bad.topology.rank[entry] = value;
+    const CompactTensor before = bad;
+    const kernels::AdamWTensor tensor = bad.tensor();
+    const kernels::CompactMoments moments = bad.moments();
+    EXPECT_EQ(kernels::cpu::adamw_compact(serial(), {&tensor, &moments, 1}), Status::invalid_argument);
+    EXPECT_TRUE(same_bytes(bad.param, before.param) && same_bytes(bad.exp_avg, before.exp_avg));
+  }
 }
 
 }  // namespace

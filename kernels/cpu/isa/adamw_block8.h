@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// adamw_step on blocks of 8-bit moments (adamw_compact.h). A code can be chosen only when the block's new
+// scale is known, so each block is gone over twice: moments first, then codes and parameters. Only for
+// kernels/cpu/isa: everything is in an unnamed namespace (see isa_kernels.h).
+#pragma once
+
+#include "kernels/cpu/isa/adamw_update.h"
+#include "kernels/cpu/isa/block8_codes.h"
+
+namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
+namespace {
+
+// Weights whose moments are kept between the two passes; those of a larger block are computed twice.
+inline constexpr std::int64_t kKept = 1024;
+
+// A group of fewer than sixteen weights in places of their own, filled up with zeros, whose moments are 0. In
+// memory other blocks' weights follow: those of the same chunk, which one thread computes in order, may be
+// read and written back as they are (`room`), others not.
+template <typename Storage>
+struct PartialGroup {
+  alignas(64) Storage param[kGroup];
+  alignas(64) Storage grad[kGroup];
+  alignas(16) std::uint8_t m[kGroup];
+  alignas(16) std::uint8_t v[kGroup];
+  alignas(16) std::uint8_t cohort[kGroup];
+  int count;
+  bool room;
+
+  template <typename T>
+  void read(T* __restrict to, const T* __restrict from) const {
+    if (room) {
+      for (int lane = 0; lane < kGroup; ++lane) {
+        const T x = from[lane];
+        to[lane] = lane < count ? x : T{};
+      }
+    } else {
+      for (int lane = 0; lane < kGroup; ++lane) to[lane] = lane < count ? from[lane] : T{};
+    }
+  }
+  template <typename T>
+  void write(T* __restrict to, const T* __restrict from) const {
+    if (room) {
+      for (int lane = 0; lane < kGroup; ++lane) {
+        const T old = to[lane];
+        to[lane] = lane < count ? from[lane] : old;
+      }
+    } else {
+      for (int lane = 0; lane < count; ++lane) to[lane] = from[lane];
+    }
+  }
+};
+
+// Where weights lie.
+template <typename Storage>
+struct Places {
+  Storage* param;
+  const Storage* grad;
+  std::uint8_t* m;
+  std::uint8_t* v;
+  const std::uint8_t* cohort;
+
+  explicit Places(const AdamWChunk& chunk)
+      : param(static_cast<Storage*>(chunk.param)),
+        grad(static_cast<const Storage*>(chunk.grad)),
+        m(static_cast<std::uint8_t*>(chunk.exp_avg)),
+        v(static_cast<std::uint8_t*>(chunk.exp_avg_sq)),
+        cohort(chunk.cohort) {}
+};
+
+// The end of the weights from i on whose indices have one high word.
+inline std::int64_t end_of_stretch(std::int64_t first, std::int64_t i, std::int64_t end) {
+  const std::int64_t stretch = i + (std::int64_t{1} << 32) - ((first + i) & 0xFFFFFFFF);
+  return end < stretch ? end : stretch;
+}
+
+// body(param, grad, m, v, cohort, i) for the groups of weights [begin, end); what it writes to them is kept
+// if `writes`.
+template <bool writes, typename Storage, typename Body>
+[[gnu::always_inline]] inline void for_groups(const AdamWChunk& chunk, std::int64_t begin, std::int64_t end,
+                                              const Body& body) {
+  const Places<Storage> at(chunk);
+  for (std::int64_t i = begin; i < end;) {
+    const std::int64_t stop = end_of_stretch(chunk.first, i, end);
+    for (; i + kGroup <= stop; i += kGroup) {
+      prefetch(writes ? static_cast<const void*>(at.param + i) : at.grad + i);
+      body(at.param + i, at.grad + i, at.m + i, at.v + i, at.cohort == nullptr ? nullptr : at.cohort + i, i);
+    }
+    if (i == stop) continue;
+    PartialGroup<Storage> part;
+    part.count = static_cast<int>(stop - i);
+    part.room = i + kGroup <= chunk.size;
+    part.read(part.param, at.param + i);
+    part.read(part.grad, at.grad + i);
+    part.read(part.m, at.m + i);
+    part.read(part.v, at.v + i);
+    if (at.cohort != nullptr) part.read(part.cohort, at.cohort + i);
+    body(part.param, part.grad, part.m, part.v, at.cohort == nullptr ? nullptr : part.cohort, i);
+    if constexpr (writes) {
+      part.write(at.param + i, part.param);
+      part.write(at.m + i, part.m);
+      part.write(at.v + i, part.v);
+    }
+    i = stop;
+  }
+}
+
+// update_moments and move_param of adamw_update.h, by hand: of loops as long as these bodies the compiler
+// makes vectors of only some.
+template <typename Type, bool coupled>
+[[gnu::always_inline]] inline void new_moments(const typename Type::Storage* param,
+                                               const typename Type::Storage* grad,
+                                               const std::uint8_t* codes_m, const std::uint8_t* codes_v,
+                                               Block8Factors unit, const Scalars<float>& scalars,
+                                               GroupMoments* to) {
+  alignas(64) float gradients[kGroup];
+  alignas(64) float params[kGroup];
+  alignas(64) float v[kGroup];
+  widen<Type>(grad, gradients);
+  if constexpr (coupled) widen<Type>(param, params);
+  decode_group(codes_m, codes_v, unit, to->m, v);
+  for (int lane = 0; lane < kGroup; lane += kLanes) {
+    Vector g = load_aligned<Vector>(gradients + lane) * scalars.sign;
+    if constexpr (coupled) g = g + scalars.l2 * load_aligned<Vector>(params + lane);
+    const Vector m = load_aligned<Vector>(to->m + lane);
+    const Vector new_v = load_aligned<Vector>(v + lane) * scalars.beta2 + (scalars.one_minus_beta2 * g) * g;
+    store_aligned(to->m + lane, m + (g - m) * scalars.one_minus_beta1);
+    store_aligned(to->root_v + lane, square_roots(new_v));
+  }
+}
+
+template <typename Type, Rounding rounding>
+[[gnu::always_inline]] inline void move_group(typename Type::Storage* param, const GroupMoments& moments,
+                                              const Rows<float>& rows, const Scalars<float>& scalars,
+                                              const GroupHash& hash) {
+  alignas(64) float params[kGroup];
+  widen<Type>(param, params);
+  for (int lane = 0; lane < kGroup; lane += kLanes) {
+    const Vector p = load_aligned<Vector>(params + lane);
+    const Vector denominator =
+        load_aligned<Vector>(moments.root_v + lane) * load_aligned<Vector>(rows.inverse_bc2_sqrt + lane) +
+        scalars.eps;
+    const Vector numerator = load_aligned<Vector>(rows.step + lane) * load_aligned<Vector>(moments.m + lane);
+    store_aligned(params + lane, p + (numerator / denominator - load_aligned<Vector>(rows.decay + lane) * p));
+  }
+  for (int lane = 0; lane < kGroup; ++lane) {
+    if constexpr (rounding == Rounding::stochastic) {
+      param[lane] = static_cast<std::uint16_t>(stochastic_bf16(params[lane], hash(lane)));
+    } else {
+      param[lane] = Type::store(params[lane]);
+    }
+  }
+}
+
+template <typename Type, Rounding rounding, bool coupled>
+void run_blocks(const Block8Chunk& chunk) {
+  using Storage = typename Type::Storage;
+  const AdamWChunk& weights = chunk.weights;
+  const Scalars<float> scalars(weights);
+  GroupRows<float> rows(static_cast<const float*>(weights.table));
+  GroupMoments kept[kKept / kGroup + 2];  // two groups of a block may be partial ones
+
+  for (std::int64_t block = 0; block < chunk.blocks; ++block) {
+    const std::int64_t begin = chunk.begins[block];
+    const std::int64_t end = chunk.begins[block + 1];
+    const Block8Factors unit = Block8Factors::units(chunk.scale[block], chunk.scale_sq[block]);
+    const bool keeps = end - begin <= kKept;
+    LargestMoments most;
+    GroupMoments* place = kept;
+    for_groups<false, Storage>(
+        weights, begin, end,
+        [&](const Storage* param, const Storage* grad, const std::uint8_t* m, const std::uint8_t* v,
+            const std::uint8_t*, std::int64_t) __attribute__((always_inline)) {
+          new_moments<Type, coupled>(param, grad, m, v, unit, scalars, place);
+          most.take(*place);
+          place += keeps ? 1 : 0;
+        });
+    most.read(chunk.scale + block, chunk.scale_sq + block);
+    const auto per_unit = Block8Factors::per_unit(chunk.scale[block], chunk.scale_sq[block]);
+    place = kept;
+    for_groups<true, Storage>(
+        weights, begin, end,
+        [&](Storage * param, const Storage* grad, std::uint8_t* m, std::uint8_t* v,
+            const std::uint8_t* cohort, std::int64_t i) __attribute__((always_inline)) {
+          if (!keeps) new_moments<Type, coupled>(param, grad, m, v, unit, scalars, place);
+          const auto index = static_cast<std::uint64_t>(weights.first + i);
+          encode_group(*place, per_unit, {weights.moment_key, index}, m, v);
+          move_group<Type, rounding>(param, *place, rows.of(cohort), scalars, {weights.rounding_key, index});
+          place += keeps ? 1 : 0;
+        });
+  }
+}
+
+template <typename Type>
+void block8_chunk(const Block8Chunk& chunk) {
+  const bool coupled = chunk.weights.l2 != 0;
+  if constexpr (__is_same(Type, Bf16)) {
+    if (chunk.weights.stochastic_rounding) {
+      return coupled ? run_blocks<Type, Rounding::stochastic, true>(chunk)
+                     : run_blocks<Type, Rounding::stochastic, false>(chunk);
+    }
+  }
+  return coupled ? run_blocks<Type, Rounding::nearest, true>(chunk)
+                 : run_blocks<Type, Rounding::nearest, false>(chunk);
+}
+
+}  // namespace
+}  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE
