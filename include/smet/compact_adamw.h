@@ -37,8 +37,8 @@ struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<Comp
   TORCH_ARG(bool, local_age) = true;  // false: moments corrected by the global step, as plain Adam
   TORCH_ARG(bool, maximize) = false;
   TORCH_ARG(bool, stochastic_rounding) = false;  // of bfloat16 parameters
-  TORCH_ARG(std::string, moments) = "fp32";      // how moments are stored, or "bf16"; float64: "fp32" alone
-  TORCH_ARG(int64_t, seed) = 0;                  // of the random rounding of parameters and of bf16 moments
+  TORCH_ARG(std::string, moments) = "fp32";      // or "bf16", "8bit": how they are stored; float64: "fp32"
+  TORCH_ARG(int64_t, seed) = 0;                  // of the random rounding of parameters and moments
   // Of the whole optimizer, as it is constructed:
   TORCH_ARG(bool, check_finite) = true;
   TORCH_ARG(bool, fused_backward) = false;  // see CompactAdamW
@@ -60,9 +60,11 @@ struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<Comp
 
 // State of one parameter. It exists from construction; of a frozen parameter, from its first update.
 struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamState<CompactAdamWParamState> {
-  TORCH_ARG(int64_t, step) = 0;       // updates so far
-  TORCH_ARG(torch::Tensor, exp_avg);  // like the parameter; float32 or bfloat16, float64 for float64
-  TORCH_ARG(torch::Tensor, exp_avg_sq);
+  TORCH_ARG(int64_t, step) = 0;          // updates so far
+  TORCH_ARG(torch::Tensor, exp_avg);     // like the parameter; float32, bfloat16 or int8, float64 for float64
+  TORCH_ARG(torch::Tensor, exp_avg_sq);  // the same; uint8 beside int8
+  TORCH_ARG(torch::Tensor, exp_avg_scale);  // 8-bit moments only: float32 [rows, blocks]
+  TORCH_ARG(torch::Tensor, exp_avg_sq_scale);
   TORCH_ARG(torch::Tensor, cohort);  // values of a sparse layer only: uint8 [n]
   TORCH_ARG(torch::Tensor, births);  // and int64 [256]: step after which a cohort was regrown, -1 = unused id
 
@@ -88,7 +90,8 @@ struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamStat
 class CompactAdamW : public torch::optim::Optimizer {
  public:
   // Throws ValueError for an empty list, a parameter that is listed twice or an option out of range;
-  // TypeError for a dtype other than float32, float64, bfloat16, float16, or for float64 with bf16 moments.
+  // TypeError for a dtype other than float32, float64, bfloat16, float16, or for float64 with bf16 or 8-bit
+  // moments.
   explicit CompactAdamW(const std::vector<torch::optim::OptimizerParamGroup>& param_groups,
                         CompactAdamWOptions defaults = {});
   explicit CompactAdamW(std::vector<torch::Tensor> params, CompactAdamWOptions defaults = {});
@@ -117,7 +120,8 @@ class CompactAdamW : public torch::optim::Optimizer {
 
   void save(torch::serialize::OutputArchive& archive) const override;
   // Parameters are matched by order. The option `moments` stays what it is here: moments that were saved in
-  // another format are converted, to nearest. Throws when the archive does not fit; nothing is changed then.
+  // another format are converted, to nearest (8-bit ones by the layer's positions: load the model before).
+  // Throws when the archive does not fit; nothing is changed then.
   void load(torch::serialize::InputArchive& archive) override;
 
  private:

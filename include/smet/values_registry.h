@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Which parameters are the packed values of a sparse layer, and of what shape. An optimizer that is given
-// parameters alone learns each layer's density here.
+// Which parameters are the packed values of a sparse layer, of what shape and at which positions. An
+// optimizer that is given parameters alone learns each layer's density here, and where its blocks of weights
+// begin.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,6 +16,7 @@ struct ValuesInfo {
   std::int64_t out_features;
   std::int64_t in_features;
   std::string name;  // canonical layer name, "" while unknown
+  at::Tensor rank;   // int32 [out, ceil(in / 1024)]; undefined while unknown, or when the layer is gone
 
   // Fraction of the positions that are active; 1 for a layer without positions.
   double density(std::int64_t nnz) const {
@@ -24,11 +26,11 @@ struct ValuesInfo {
 };
 
 // Records that `values` [n] are the active weights of an out_features x in_features layer. A second call
-// replaces what the first said. The registry holds no reference that keeps the tensor alive. Throws
+// replaces what the first said. The registry holds no reference that keeps values or rank alive. Throws
 // ValueError when values is undefined or not 1-D, or has more elements than the layer has positions.
 // Thread-safe.
 void register_values(const at::Tensor& values, std::int64_t out_features, std::int64_t in_features,
-                     std::string name = "");
+                     std::string name = "", const at::Tensor& rank = {});
 
 // What was registered for this very tensor object (not for a copy or view of it).
 std::optional<ValuesInfo> values_info(const at::Tensor& values);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "python/bindings/bindings.h"
@@ -16,10 +18,16 @@ namespace {
 
 using no_gil = py::call_guard<py::gil_scoped_release>;
 
+void register_tensor(const at::Tensor& values, std::int64_t out_features, std::int64_t in_features,
+                     std::string name, const std::optional<at::Tensor>& rank) {
+  register_values(values, out_features, in_features, std::move(name), rank.value_or(at::Tensor()));
+}
+
 py::object info_tuple(const at::Tensor& values) {
   const auto info = values_info(values);
   if (!info) return py::none();
-  return py::make_tuple(info->out_features, info->in_features, info->name);
+  return py::make_tuple(info->out_features, info->in_features, info->name,
+                        info->rank.defined() ? py::cast(info->rank) : py::none());
 }
 
 InitialValues initial_values(std::int64_t seed, const std::string& name, std::optional<double> init_std,
@@ -46,11 +54,12 @@ at::Tensor initial_mask(std::int64_t out_features, std::int64_t cols, std::int64
 }  // namespace
 
 void bind_nn(py::module_& module) {
-  module.def("register_values", &register_values, py::arg("values"), py::arg("out_features"),
-             py::arg("in_features"), py::arg("name") = "",
-             "Record that `values` are the active weights of an out_features x in_features layer.");
+  module.def(
+      "register_values", &register_tensor, py::arg("values"), py::arg("out_features"), py::arg("in_features"),
+      py::arg("name") = "", py::arg("rank") = py::none(),
+      "Record that `values` are the active weights of an out_features x in_features layer with `rank`.");
   module.def("values_info", &info_tuple, py::arg("values"),
-             "(out_features, in_features, name) of a registered values parameter, or None.");
+             "(out_features, in_features, name, rank or None) of a registered values parameter, or None.");
   module.def("draw_initial_mask", &initial_mask, py::arg("out_features"), py::arg("in_features"),
              py::arg("n"), py::arg("seed"), py::arg("name"), no_gil(),
              "Packed mask of n positions, a function of (seed, name, shape, n).");

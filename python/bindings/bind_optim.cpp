@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/adamw_compact.h"
 #include "python/bindings/bindings.h"
 #include "src/ops/first_nonfinite.h"
 #include "src/optim/cohort_table.h"
@@ -61,6 +62,22 @@ Tensor optional_state(const py::dict& state, const char* key) {
   return state.contains(key) ? state[key].cast<Tensor>() : Tensor();
 }
 
+Moments moments_of(const py::dict& state) {
+  return {optional_state(state, "exp_avg"), optional_state(state, "exp_avg_sq"),
+          optional_state(state, "exp_avg_scale"), optional_state(state, "exp_avg_sq_scale")};
+}
+
+py::dict moments_dict(const Tensor& param, const std::string& option) {
+  const Moments moments = new_moments(param, option);
+  py::dict state;
+  state["exp_avg"] = moments.exp_avg;
+  state["exp_avg_sq"] = moments.exp_avg_sq;
+  if (!moments.block8()) return state;
+  state["exp_avg_scale"] = moments.exp_avg_scale;
+  state["exp_avg_sq_scale"] = moments.exp_avg_sq_scale;
+  return state;
+}
+
 // The counter of a state: an int64 scalar on the CPU, written in place after the step.
 std::int64_t* step_counter(const py::dict& state, const std::string& name) {
   const auto step = state["step"].cast<Tensor>();
@@ -83,8 +100,7 @@ void compact_adamw_step(const std::vector<std::pair<py::dict, std::vector<Item>>
       ParamUpdate update;
       update.param = param;
       update.grad = param.grad();
-      update.exp_avg = state["exp_avg"].cast<Tensor>();
-      update.exp_avg_sq = state["exp_avg_sq"].cast<Tensor>();
+      update.moments = moments_of(state);
       update.cohort = optional_state(state, "cohort");
       update.births = optional_state(state, "births");
       update.index = index;
@@ -107,8 +123,29 @@ void bind_optim(py::module_& module) {
   module.def(
       "check_adamw_options", [](const py::dict& group) { make_hyper(group).check(); }, py::arg("group"),
       "Raises ValueError naming the option of a parameter group that is out of range.");
-  module.def("copy_moment_", &copy_moment_, py::arg("to"), py::arg("source"),
-             "to = source in the dtype of `to`, to nearest; what is above 0 stays above 0.");
+  module.def(
+      "block8_scales",
+      [](std::int64_t rows, std::int64_t cols, std::int64_t n, bool sparse) -> std::int64_t {
+        if (!sparse && !kernels::block8_worthwhile(cols)) return 0;
+        return rows * kernels::blocks_per_row(cols, kernels::block8_segments(rows, cols, n));
+      },
+      py::arg("rows"), py::arg("cols"), py::arg("n"), py::arg("sparse"),
+      "Scales of each 8-bit moment of n weights in rows x cols positions; 0 where dense ones stay float32.");
+  module.def(
+      "new_moments", &moments_dict, py::arg("param"), py::arg("moments"),
+      "The moments of a state that was never updated: exp_avg, exp_avg_sq, and scales where they are 8-bit.");
+  module.def(
+      "moments_problem",
+      [](const Tensor& param, const py::dict& saved) { return moments_problem(param, moments_of(saved)); },
+      py::arg("param"), py::arg("saved"),
+      "What is wrong with moments that were saved for `param`, or an empty text.");
+  module.def(
+      "copy_moments_",
+      [](const Tensor& param, const py::dict& to, const py::dict& saved) {
+        copy_moments_(param, moments_of(to), moments_of(saved));
+      },
+      py::arg("param"), py::arg("to"), py::arg("saved"),
+      "The moments of `saved` in the format of `to`, to nearest; a second moment above 0 stays above 0.");
   module.def("check_cohorts", &check_cohorts, py::arg("cohort"), py::arg("births"), py::arg("n"),
              py::arg("step"), py::arg("name"),
              "Raises ValueError unless loaded cohorts and births fit n weights at that step.");

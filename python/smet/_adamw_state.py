@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from smet import _C
 from smet._names import canonical_name
@@ -21,6 +22,7 @@ from smet._names import canonical_name
 COHORT_IDS = 256
 CALLABLE = "callable"  # how a callable age schedule is written in a state dict
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_SCALES = ("exp_avg_scale", "exp_avg_sq_scale")
 _COHORTS = ("cohort", "births")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -40,30 +42,27 @@ def check_params(params: list[Any], options: dict[str, Any]) -> None:
                 f"CompactAdamW got a parameter of dtype {param.dtype}; expected float32, float64, bfloat16 "
                 "or float16"
             )
-        if isinstance(param, Tensor) and param.dtype == torch.float64 and options["moments"] == "bf16":
+        moments = options["moments"]
+        if isinstance(param, Tensor) and param.dtype == torch.float64 and moments != "fp32":
             raise TypeError(
-                'CompactAdamW got a float64 parameter and moments="bf16"; expected moments="fp32", with '
-                "which a float64 parameter has float64 moments. Put it into a group of its own"
+                f'CompactAdamW got a float64 parameter and moments="{moments}"; expected moments="fp32", '
+                "with which a float64 parameter has float64 moments. Put it into a group of its own"
             )
-
-
-def moment_dtype(dtype: torch.dtype, moments: str) -> torch.dtype:
-    """The dtype of a parameter's moments: fp64 for fp64 parameters, else what the option says."""
-    if dtype == torch.float64:
-        return torch.float64
-    return torch.bfloat16 if moments == "bf16" else torch.float32
+        if isinstance(param, DTensor) and moments == "8bit":
+            raise TypeError(
+                'CompactAdamW got a sharded parameter and moments="8bit", but a shard holds parts of blocks. '
+                'Put sharded parameters into a group of their own with moments="bf16" or "fp32"'
+            )
 
 
 def new_state(param: Tensor, moments: str) -> State:
     """State of a parameter that was never updated.
 
-    step: int64 scalar on the CPU; exp_avg, exp_avg_sq: like the parameter, in moment_dtype. For the
-    values of a sparse layer also cohort: uint8 [n], and births: int64 [256] on the CPU, the step after which
-    each cohort was regrown (0 = initial, -1 = unused id).
+    step: int64 scalar on the CPU; exp_avg, exp_avg_sq: like the parameter, and their scales [rows, blocks]
+    where they are 8-bit. For the values of a sparse layer also cohort: uint8 [n], and births: int64 [256] on
+    the CPU, the step after which each cohort was regrown (0 = initial, -1 = unused id).
     """
-    state: State = {"step": torch.zeros((), dtype=torch.int64)}
-    for key in _MOMENTS:
-        state[key] = torch.zeros_like(param, dtype=moment_dtype(param.dtype, moments), requires_grad=False)
+    state: State = {"step": torch.zeros((), dtype=torch.int64), **_C.new_moments(param, moments)}
     if _C.values_info(param) is not None:
         state["cohort"] = torch.zeros(param.numel(), dtype=torch.uint8, device=param.device)
         state["births"] = torch.full((COHORT_IDS,), -1, dtype=torch.int64)
@@ -73,7 +72,7 @@ def new_state(param: Tensor, moments: str) -> State:
 
 def reset_state(state: State) -> None:
     """Back to new_state, in place."""
-    for key in ("step", *_MOMENTS, *(k for k in _COHORTS if k in state)):
+    for key in ("step", *_MOMENTS, *(k for k in (*_SCALES, *_COHORTS) if k in state)):
         state[key].zero_()
     if "births" in state:
         state["births"][1:] = -1
@@ -165,34 +164,32 @@ def check_saved_state(saved: State, param: Tensor, name: str) -> int:
     required = {"step", *_MOMENTS}
     if _C.values_info(param) is not None:
         required.update(_COHORTS)
+    if isinstance(codes := saved.get("exp_avg"), Tensor) and codes.dtype == torch.int8:
+        required.update(_SCALES)
     for key in required:
         if key not in saved:
             raise fail(f"no '{key}'")
     for key in saved:
         if key not in required:
             raise fail(f"unknown entry '{key}'")
-    for key in _MOMENTS:
-        value = saved[key]
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != param.shape:
-            got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise fail(f"'{key}' is {got}, expected a floating tensor of shape {list(param.shape)}")
+    for key in sorted(required - {"step"}):
+        if not isinstance(saved[key], Tensor):
+            raise fail(f"'{key}' is {type(saved[key]).__name__}, expected a tensor")
+    if problem := _C.moments_problem(param, saved):
+        raise fail(problem)
     step = saved["step"]
     if isinstance(step, Tensor) and step.numel() == 1:
         step = step.item()
     if type(step) not in (int, float) or not 0 <= step < 2**62 or step != int(step):
         raise fail(f"step is {step}, expected a count of updates")
-    for key in required.intersection(_COHORTS):
-        if not isinstance(saved[key], Tensor):
-            raise fail(f"'{key}' is {type(saved[key]).__name__}, expected a tensor")
     if "cohort" in required:
         _C.check_cohorts(saved["cohort"], saved["births"], param.numel(), int(step), name)
     return int(step)
 
 
-def copy_state(saved: State, state: State, step: int) -> None:
-    """Copies a checked saved state into `state`, in place, in the dtypes and on the devices it has."""
+def copy_state(saved: State, state: State, step: int, param: Tensor) -> None:
+    """Copies a checked saved state into that of `param`, in place, in its formats and on its devices."""
     state["step"].fill_(step)
-    for key in _MOMENTS:
-        _C.copy_moment_(state[key], saved[key])
+    _C.copy_moments_(param, state, saved)
     for key in (k for k in _COHORTS if k in state):
         state[key].copy_(saved[key])

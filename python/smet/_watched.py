@@ -24,7 +24,8 @@ class WatchedModel:
         for _, _, name, param in self._places:  # layers built without a name get one for errors
             info = _C.values_info(param)
             if info is not None and not info[2]:
-                _C.register_values(param, info[0], info[1], canonical_name(name.removesuffix(".values")))
+                layer = canonical_name(name.removesuffix(".values"))
+                _C.register_values(param, info[0], info[1], layer, info[3])
 
     def check(self) -> None:
         """Raises when a parameter of the model is no longer the object that it was."""

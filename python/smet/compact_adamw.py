@@ -61,9 +61,12 @@ class CompactAdamW(torch.optim.Optimizer):
         maximize: ascend instead of descend.
         stochastic_rounding: round bfloat16 parameters up or down at random, keyed by `seed`, parameter and
             step, so that updates below half a bfloat16 ulp are not lost.
-        moments: "fp32", or "bf16": two bytes instead of four for each of exp_avg and exp_avg_sq, both rounded
-            up or down at random, keyed by `seed`, parameter and step (to nearest, exp_avg_sq would never
-            decay). Arithmetic is fp32 either way; float64 parameters have float64 moments and refuse "bf16".
+        moments: "fp32"; "bf16": two bytes instead of four for each of exp_avg and exp_avg_sq; or "8bit": one
+            byte, with a scale for about 256 neighbouring weights of a sparse layer, up to 1,024 of a row of a
+            dense parameter (dense ones of fewer than 64 columns, such as norms and biases, keep float32).
+            bf16 and 8-bit moments are rounded up or down at random, keyed by `seed`, parameter and step (to
+            nearest, exp_avg_sq would never decay). Arithmetic is fp32 in all of them; float64 parameters have
+            float64 moments and refuse the others.
         on_nonfinite: what a NaN or infinite gradient does: "raise" (RuntimeError with the parameter's name
             before anything is changed), "skip" (the step is left out: nothing moves, neither ages nor the
             topology's clock; `skipped_steps` counts it and the logger "smet" says it) or "ignore" (no check;
@@ -87,7 +90,8 @@ class CompactAdamW(torch.optim.Optimizer):
     Parameters without a gradient, or with requires_grad=False, are skipped and their step stands still.
     State exists from construction (of a frozen parameter, from its first update).
     state[p]: step (int64 scalar, CPU), exp_avg, exp_avg_sq, and for values cohort (uint8 [n]) and births
-    (int64 [256], CPU).
+    (int64 [256], CPU). 8-bit moments: exp_avg int8, exp_avg_sq uint8, and exp_avg_scale, exp_avg_sq_scale
+    float32 [rows, blocks]: m = scale (c / 127)^2 sign(c), sqrt(v) = scale (c / 255)^2.
     """
 
     on_nonfinite: str
@@ -300,7 +304,8 @@ class CompactAdamW(torch.optim.Optimizer):
 
         Parameters are matched by name where both sides have names, else by order. Tensors are copied into the
         existing state, which keeps its dtypes: `moments` stays what it is here, and moments that were saved
-        in another format are converted, to nearest. Raises ValueError naming what does not fit; nothing is
+        in another format are converted, to nearest (to and from 8 bits by the layers' positions: load the
+        model before). Raises ValueError naming what does not fit; nothing is
         changed then.
         """
         state_dict = state_dict.copy()
@@ -335,7 +340,7 @@ class CompactAdamW(torch.optim.Optimizer):
                 if saved and not self.state[param]:
                     self.state[param] = adamw_state.new_state(param, moments)
                 if saved:
-                    adamw_state.copy_state(saved, self.state[param], step)
+                    adamw_state.copy_state(saved, self.state[param], step, param)
                 elif self.state[param]:
                     adamw_state.reset_state(self.state[param])
             self.__setstate__({"state": self.state, "param_groups": groups})
@@ -358,9 +363,11 @@ class CompactAdamW(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copy holds copies of the parameters, which the library does not know as values yet.
-        for param, info in state.pop("_values", ()):
+        copied = state.pop("_values", ())
+        for param, info in copied:
             if _C.values_info(param) is None:
                 _C.register_values(param, *info)
+        self._ranks = [info[3] for _, info in copied]  # alive here where no layer was copied with them
         fused = state.pop("_fused_backward", False)
         super().__setstate__(state)
         self.__dict__.setdefault("_step_supports_amp_scaling", self._on_gpu())

@@ -128,14 +128,14 @@ def estimate(
         density, distribution, include, skip: as in `sparsify_`.
         dtype: of weights and gradients; None = the module's own, float32 for a size.
         vocab: vocabulary of a named size; None = 32,000.
-        moments: as in CompactAdamW, "fp32" or "bf16" (float64 weights have float64 ones).
+        moments: as in CompactAdamW, "fp32", "bf16" or "8bit" (float64 weights have float64 ones).
 
     Raises what `sparsify_` raises, ValueError for an unknown size, dtype or format of moments, and TypeError
     for anything else that is no model. Only configurations import transformers.
     """
     weight_dtype = None if dtype is None else _dtype(dtype)
-    if moments not in ("fp32", "bf16"):
-        raise ValueError(f'unknown moments {moments!r}; expected "fp32" or "bf16"')
+    if moments not in ("fp32", "bf16", "8bit"):
+        raise ValueError(f'unknown moments {moments!r}; expected "fp32", "bf16" or "8bit"')
     label, module = _on_meta(model, vocab)
     plan = make_plan(module, density, distribution=distribution, include=include, skip=skip)
     return _estimate(label, module, plan, weight_dtype, moments)
@@ -155,7 +155,7 @@ def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | No
         trained = weight.requires_grad
         shape = (layer.out_features, layer.in_features)
         by_kind.update(sparse_bytes(*shape, layer.n, weight_dtype, trained, moments))
-        full = dense_bytes(positions, weight_dtype, trained, moments)
+        full = dense_bytes(shape, weight_dtype, trained, moments)
         dense_by_kind.update({kind.removeprefix("dense_"): count for kind, count in full.items()})
         formula += formula_bytes(positions, layer.n, weight_dtype, trained, moments)
     dense_parameters, largest_dense = 0, 0
@@ -165,7 +165,7 @@ def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | No
         largest_dense = max(largest_dense, parameter.numel())
         dense_parameters += parameter.numel()
         other = parameter.dtype if dtype is None or not parameter.is_floating_point() else dtype
-        counts = dense_bytes(parameter.numel(), other, parameter.requires_grad, moments)
+        counts = dense_bytes(parameter.shape, other, parameter.requires_grad, moments)
         by_kind.update(counts)
         dense_by_kind.update(counts)
     n, positions = sum(layer.n for layer in plan.layers), plan.positions

@@ -18,7 +18,7 @@ from smet.compact_adamw import CompactAdamW
 from smet.convert import sparse_layers
 from smet.sparse_linear import SparseLinear
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "exp_avg_scale", "exp_avg_sq_scale", "max_exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class _Books:
         self.other += self.measure(tensors.values())
         return counts
 
-    def moment_size(self, values: Tensor) -> int:
+    def moment_size(self, values: Tensor) -> float:
         """Bytes that one moment should take: by CompactAdamW's option, else as by its default."""
         groups = self.opt.param_groups if isinstance(self.opt, CompactAdamW) else []
         for group in groups:
@@ -201,7 +201,7 @@ class _Books:
         by_kind = self.parameter(values)
         by_kind["index"] = self.measure([layer.mask, layer.rank])
         positions = layer.out_features * layer.in_features
-        width = values.element_size() * (2 if values.grad is not None else 1)
+        width: float = values.element_size() * (2 if values.grad is not None else 1)
         cohort = 0
         if self.opt is not None and values in self.opt.state and values.requires_grad:
             width += 2 * self.moment_size(values)
@@ -211,7 +211,7 @@ class _Books:
             shape=(layer.out_features, layer.in_features),
             n=values.numel(),
             by_kind={kind: by_kind[kind] for kind in SPARSE_KINDS},
-            dense_adamw_bytes=width * positions,
+            dense_adamw_bytes=round(width * positions),
             formula=(width + cohort) * values.numel() + INDEX_BYTES * positions,
         )
 

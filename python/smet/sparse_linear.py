@@ -83,7 +83,7 @@ class SparseLinear(nn.Module):
         self._register()
 
     def _register(self) -> None:
-        _C.register_values(self.values, self.out_features, self.in_features, self.name)
+        _C.register_values(self.values, self.out_features, self.in_features, self.name, self.rank)
 
     # Size and text
 
@@ -313,12 +313,11 @@ class SparseLinear(nn.Module):
                 error_msgs.append(f'"{prefix}mask" {problem}')
                 return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *rest)
+        if not self.mask.is_meta and mask is not None:
+            with torch.no_grad():
+                rank = _OPS.mask_rank(self.mask, self.in_features)
+                if self.rank.device == rank.device:
+                    self.rank.copy_(rank)
+                else:
+                    self.rank = rank
         self._register()
-        if self.mask.is_meta or mask is None:
-            return
-        with torch.no_grad():
-            rank = _OPS.mask_rank(self.mask, self.in_features)
-            if self.rank.device == rank.device:
-                self.rank.copy_(rank)
-            else:
-                self.rank = rank

@@ -69,6 +69,15 @@ class Plan {
   void check_mask(const std::string& name, const SparseLinearImpl& layer, const Json& entry);
   void check_state(CompactAdamW& opt, const at::Tensor& param, const std::string& name);
   void plan_copy(const std::string& file, const std::string& name, const at::Tensor& target);
+  // The moments saved for a parameter, by tensor(key).
+  template <typename Tensor>
+  Moments saved_moments(const std::string& name, const Tensor& tensor) const {
+    const bool scales = files_.contains(kOptimizerFile) &&
+                        files_.at(kOptimizerFile).entries.contains(name + "/exp_avg_scale");
+    return {tensor(name + "/exp_avg"), tensor(name + "/exp_avg_sq"),
+            scales ? tensor(name + "/exp_avg_scale") : at::Tensor(),
+            scales ? tensor(name + "/exp_avg_sq_scale") : at::Tensor()};
+  }
 
   const Json& manifest_;
   const TensorFiles& files_;
@@ -130,11 +139,13 @@ void Plan::check_model() {
 }
 
 void Plan::check_state(CompactAdamW& opt, const at::Tensor& param, const std::string& name) {
-  for (const char* key : {"/exp_avg", "/exp_avg_sq"}) {  // of either format, and converted to that of `opt`
-    const TensorEntry& entry = entry_of(files_, kOptimizerFile, name + key);
-    const bool bf16 = entry.dtype == dtype_code(at::kBFloat16) && param.scalar_type() != at::kDouble;
-    check_like(entry, param.sizes(), moment_type(param.scalar_type(), bf16 ? "bf16" : "fp32"));
-  }
+  // Of any format, and converted to that of `opt`; here only their shapes and dtypes.
+  const std::string problem = moments_problem(
+      param, saved_moments(name, [this](const std::string& key) {
+        const TensorEntry& entry = entry_of(files_, kOptimizerFile, key);
+        return at::empty(entry.shape, at::TensorOptions(at::kMeta).dtype(dtype_of(entry.dtype)));
+      }));
+  if (!problem.empty()) fail("the optimizer state of '" + name + "': " + problem);
   check_like(entry_of(files_, kOptimizerFile, name + "/step"), {}, at::kLong);
   const auto step = read(files_, kOptimizerFile, name + "/step").item<std::int64_t>();
   if (step < 0) fail("the optimizer state of '" + name + "' has step " + std::to_string(step));
@@ -148,8 +159,11 @@ void Plan::check_state(CompactAdamW& opt, const at::Tensor& param, const std::st
   commits_.push_back([this, &opt, param, name, step, sparse] {
     CompactAdamWParamState& state = opt.state_of(param);
     state.step(step);
-    copy_moment_(state.exp_avg(), read(files_, kOptimizerFile, name + "/exp_avg"));
-    copy_moment_(state.exp_avg_sq(), read(files_, kOptimizerFile, name + "/exp_avg_sq"));
+    const Moments saved =
+        saved_moments(name, [this](const std::string& key) { return read(files_, kOptimizerFile, key); });
+    const at::NoGradGuard no_grad;
+    copy_moments_(
+        param, {state.exp_avg(), state.exp_avg_sq(), state.exp_avg_scale(), state.exp_avg_sq_scale()}, saved);
     if (!sparse) return;
     state.cohort().copy_(read(files_, kOptimizerFile, name + "/cohort"));
     state.births().copy_(read(files_, kOptimizerFile, name + "/births"));

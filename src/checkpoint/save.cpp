@@ -70,6 +70,10 @@ Json optimizer_entry(CompactAdamW& opt, const ModelTensors& model, Tensors& tens
       tensors[name + "/step"] = at::scalar_tensor(state.step(), at::kLong);
       tensors[name + "/exp_avg"] = state.exp_avg();
       tensors[name + "/exp_avg_sq"] = state.exp_avg_sq();
+      if (state.exp_avg_scale().defined()) {
+        tensors[name + "/exp_avg_scale"] = state.exp_avg_scale();
+        tensors[name + "/exp_avg_sq_scale"] = state.exp_avg_sq_scale();
+      }
       if (!state.cohort().defined()) continue;
       tensors[name + "/cohort"] = state.cohort();
       tensors[name + "/births"] = state.births();

@@ -71,7 +71,7 @@ SparseLinearImpl::SparseLinearImpl(SparseLinearOptions given) : options(std::mov
 }
 
 void SparseLinearImpl::remember() const {
-  register_values(values, options.out_features(), options.in_features(), options.name());
+  register_values(values, options.out_features(), options.in_features(), options.name(), rank);
 }
 
 void SparseLinearImpl::reset() {

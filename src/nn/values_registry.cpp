@@ -12,7 +12,8 @@ using WeakTensor = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensor
 
 struct Entry {
   WeakTensor tensor;  // also keeps the address from being reused while the entry stands
-  ValuesInfo info;
+  ValuesInfo info;    // without its rank
+  WeakTensor rank;
 };
 
 struct Registry {
@@ -36,7 +37,7 @@ Registry& registry() {
 }  // namespace
 
 void register_values(const at::Tensor& values, std::int64_t out_features, std::int64_t in_features,
-                     std::string name) {
+                     std::string name, const at::Tensor& rank) {
   TORCH_CHECK_VALUE(values.defined() && values.dim() == 1, "smet: layer '", name,
                     "': values must be a 1-D tensor, got ",
                     values.defined() ? std::to_string(values.dim()) + " dimensions" : "an undefined tensor");
@@ -49,9 +50,10 @@ void register_values(const at::Tensor& values, std::int64_t out_features, std::i
   Registry& all = registry();
   const std::lock_guard lock(all.mutex);
   all.purge_when_full();
-  all.entries.insert_or_assign(
-      values.unsafeGetTensorImpl(),
-      Entry{WeakTensor(values.getIntrusivePtr()), {out_features, in_features, std::move(name)}});
+  all.entries.insert_or_assign(values.unsafeGetTensorImpl(),
+                               Entry{WeakTensor(values.getIntrusivePtr()),
+                                     {out_features, in_features, std::move(name), {}},
+                                     WeakTensor(rank.getIntrusivePtr())});
 }
 
 std::optional<ValuesInfo> values_info(const at::Tensor& values) {
@@ -60,7 +62,9 @@ std::optional<ValuesInfo> values_info(const at::Tensor& values) {
   const std::lock_guard lock(all.mutex);
   const auto found = all.entries.find(values.unsafeGetTensorImpl());
   if (found == all.entries.end() || found->second.tensor.expired()) return std::nullopt;
-  return found->second.info;
+  ValuesInfo info = found->second.info;
+  if (auto rank = found->second.rank.lock(); rank.defined()) info.rank = at::Tensor(std::move(rank));
+  return info;
 }
 
 }  // namespace smet

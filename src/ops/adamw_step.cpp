@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // smet::adamw_step_: one AdamW step of every tensor of a model in one call (kernels/adamw_step.h has the
-// formula, adamw_compact.h that of bfloat16 moments). Everything is checked before the first write.
+// formula, adamw_compact.h that of bfloat16 and of 8-bit moments). Everything is checked before the first
+// write.
 #include "src/ops/adamw_step.h"
 
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
+#include <c10/util/strides.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -26,21 +28,7 @@ using at::TensorList;
 constexpr int64_t kTableColumns = sizeof(kernels::CohortRow) / sizeof(double);
 constexpr int64_t kCohortIds = 256;  // what a uint8 can say
 
-struct Arguments {
-  TensorList params, grads, exp_avgs, exp_avg_sqs, cohorts, tables;
-  at::ArrayRef<double> beta1, beta2, eps, l2;
-  const c10::List<bool>& maximize;
-  at::IntArrayRef rounding_keys;
-  const c10::List<std::string>& names;
-  at::IntArrayRef moment_keys;
-
-  // fp64 parameters have fp64 moments; all others fp32 ones, or bf16 ones rounded at random.
-  bool bf16_moments(size_t i) const {
-    return exp_avgs[i].scalar_type() == at::kBFloat16 && params[i].scalar_type() != at::kDouble;
-  }
-};
-
-void check_lengths(const Arguments& args) {
+void check_lengths(const AdamWArguments& args) {
   const auto check = [&](size_t got, const char* list) {
     TORCH_CHECK_VALUE(got == args.params.size(), "smet::adamw_step_: ", list, " has ", got,
                       " entries; expected one per parameter, ", args.params.size());
@@ -48,6 +36,10 @@ void check_lengths(const Arguments& args) {
   check(args.grads.size(), "grads");
   check(args.exp_avgs.size(), "exp_avgs");
   check(args.exp_avg_sqs.size(), "exp_avg_sqs");
+  if (!args.exp_avg_scales.empty()) check(args.exp_avg_scales.size(), "exp_avg_scales");
+  if (!args.exp_avg_sq_scales.empty()) check(args.exp_avg_sq_scales.size(), "exp_avg_sq_scales");
+  if (!args.ranks.empty()) check(args.ranks.size(), "ranks");
+  if (!args.cols.empty()) check(args.cols.size(), "cols");
   check(args.cohorts.size(), "cohorts");
   check(args.tables.size(), "tables");
   check(args.beta1.size(), "beta1");
@@ -73,17 +65,83 @@ void check_like(const Tensor& tensor, const Tensor& param, at::ScalarType dtype,
                    " parameter");
 }
 
-void check_tensor(const Arguments& args, size_t i, const std::string& name) {
+// The storage of parameter i's moments, of which 8-bit ones are checked here.
+kernels::CompactMoments compact_moments(const AdamWArguments& args, size_t i, const std::string& name) {
+  kernels::CompactMoments moments{.format = kernels::MomentFormat::bf16,
+                                  .key = static_cast<uint64_t>(args.moment_keys[i]),
+                                  .rank = nullptr,
+                                  .rows = 0,
+                                  .cols = 0,
+                                  .block_segments = 0,
+                                  .scale = nullptr,
+                                  .scale_sq = nullptr};
+  if (!args.block8(i)) return moments;
+  moments.format = kernels::MomentFormat::block8;
+  const Tensor& param = args.params[i];
+  TORCH_CHECK_VALUE(
+      !args.exp_avg_scales.empty() && !args.exp_avg_sq_scales.empty() && !args.ranks.empty() &&
+          !args.cols.empty(),
+      "smet::adamw_step_: the moments of '", name,
+      "' are 8-bit codes; expected exp_avg_scales, exp_avg_sq_scales, ranks and cols, one per parameter");
+  const Tensor& rank = args.ranks[i];
+  moments.cols = args.cols[i];
+  if (rank.numel() > 0 || param.numel() == 0) {
+    TORCH_CHECK_VALUE(rank.scalar_type() == at::kInt && rank.dim() == 2 && rank.is_contiguous() &&
+                          rank.size(1) == kernels::segments_per_row(moments.cols) &&
+                          rank.device() == param.device() && param.dim() == 1,
+                      "smet::adamw_step_: the rank of '", name, "' is ", rank.scalar_type(), " ",
+                      rank.sizes(), " on ", rank.device(), "; expected contiguous int32 [rows, ",
+                      kernels::segments_per_row(moments.cols), "] on ", param.device(), " for ", moments.cols,
+                      " columns");
+    moments.rank = rank.const_data_ptr<int32_t>();
+    moments.rows = rank.size(0);
+  } else {
+    TORCH_CHECK_VALUE(moments.cols > 0 && param.numel() % moments.cols == 0, "smet::adamw_step_: cols of '",
+                      name, "' is ", moments.cols, "; expected a divisor of its ", param.numel(),
+                      " elements, or a rank");
+    moments.rows = param.numel() / moments.cols;
+  }
+  moments.block_segments = kernels::block8_segments(moments.rows, moments.cols, param.numel());
+  const int64_t blocks = kernels::blocks_per_row(moments.cols, moments.block_segments);
+  for (const Tensor* scale : {&args.exp_avg_scales[i], &args.exp_avg_sq_scales[i]}) {
+    TORCH_CHECK_VALUE(scale->scalar_type() == at::kFloat && scale->is_contiguous() &&
+                          scale->sizes() == at::IntArrayRef({moments.rows, blocks}) &&
+                          scale->device() == param.device(),
+                      "smet::adamw_step_: a scale of '", name, "' is ", scale->scalar_type(), " ",
+                      scale->sizes(), " on ", scale->device(), "; expected contiguous float32 [",
+                      moments.rows, ", ", blocks, "] on ", param.device());
+  }
+  moments.scale = args.exp_avg_scales[i].mutable_data_ptr<float>();
+  moments.scale_sq = args.exp_avg_sq_scales[i].mutable_data_ptr<float>();
+  return moments;
+}
+
+void check_moments(const AdamWArguments& args, size_t i, const std::string& name) {
+  const Tensor& param = args.params[i];
+  const bool block8 = args.block8(i);
+  const at::ScalarType moment = block8            ? at::kChar
+                                : args.compact(i) ? at::kBFloat16
+                                                  : compute_type(param.scalar_type());
+  check_like(args.exp_avgs[i], param, moment, "exp_avg", name);
+  check_like(args.exp_avg_sqs[i], param, block8 ? at::kByte : moment, "exp_avg_sq", name);
+  if (!args.compact(i)) return;
+  TORCH_CHECK_VALUE(!args.moment_keys.empty(), "smet::adamw_step_: the moments of '", name, "' are ",
+                    block8 ? "8-bit codes" : "BFloat16",
+                    " and moment_keys is empty; expected a key per parameter and step, "
+                    "since they are rounded at random");
+  TORCH_CHECK_TYPE(!block8 || param.scalar_type() != at::kDouble, "smet::adamw_step_: the moments of '", name,
+                   "' are 8-bit codes, the parameter is Double; expected Double moments");
+  // A block is a stretch of memory.
+  TORCH_CHECK_VALUE(!block8 || (args.exp_avgs[i].is_contiguous() && args.exp_avg_sqs[i].is_contiguous()),
+                    "smet::adamw_step_: the 8-bit moments of '", name, "' are not contiguous");
+  compact_moments(args, i, name);
+}
+
+void check_tensor(const AdamWArguments& args, size_t i, const std::string& name) {
   const Tensor& param = args.params[i];
   dtype_tag(param.scalar_type(), "a parameter");
   check_like(args.grads[i], param, param.scalar_type(), "gradient", name);
-  const at::ScalarType moment = args.bf16_moments(i) ? at::kBFloat16 : compute_type(param.scalar_type());
-  check_like(args.exp_avgs[i], param, moment, "exp_avg", name);
-  check_like(args.exp_avg_sqs[i], param, moment, "exp_avg_sq", name);
-  TORCH_CHECK_VALUE(moment != at::kBFloat16 || !args.moment_keys.empty(),
-                    "smet::adamw_step_: the moments of '", name,
-                    "' are BFloat16 and moment_keys is empty; expected a key per parameter and step, "
-                    "since they are rounded at random");
+  check_moments(args, i, name);
 
   const Tensor& table = args.tables[i];
   TORCH_CHECK_TYPE(table.scalar_type() == at::kDouble && table.device().is_cpu(),
@@ -117,7 +175,7 @@ void check_scalar(const std::optional<Tensor>& scalar, TensorList params, const 
 }
 
 // Two written tensors that share memory would be updated twice, in an undefined order.
-void check_disjoint(const Arguments& args) {
+void check_disjoint(const AdamWArguments& args) {
   struct Range {
     const char* begin;
     const char* end;
@@ -126,7 +184,9 @@ void check_disjoint(const Arguments& args) {
   std::vector<Range> ranges;
   ranges.reserve(3 * args.params.size());
   for (size_t i = 0; i < args.params.size(); ++i) {
-    for (const Tensor* tensor : {&args.params[i], &args.exp_avgs[i], &args.exp_avg_sqs[i]}) {
+    std::vector<const Tensor*> written{&args.params[i], &args.exp_avgs[i], &args.exp_avg_sqs[i]};
+    if (args.block8(i)) written.insert(written.end(), {&args.exp_avg_scales[i], &args.exp_avg_sq_scales[i]});
+    for (const Tensor* tensor : written) {
       const auto overlap = at::has_internal_overlap(*tensor);
       TORCH_CHECK_VALUE(overlap != at::MemOverlap::Yes, "smet::adamw_step_: elements of '",
                         std::string(args.names[i]), "' share memory (an expanded tensor?); clone() it first");
@@ -146,12 +206,18 @@ void check_disjoint(const Arguments& args) {
 
 // The kernel walks raw memory, so the four tensors of a parameter need one layout: the parameter's own when
 // it has no gaps, else that of empty_like. Nearly always they have it already; a gradient with other strides
-// is copied, and so is a parameter with gaps (a slice), which is copied back.
+// is copied, and so is a parameter with gaps (a slice), which is copied back. Blocks of 8-bit moments are
+// stretches of a contiguous parameter.
 class Layout {
  public:
-  explicit Layout(const Tensor& param)
-      : strides_(param.is_non_overlapping_and_dense() ? param.strides().vec()
-                                                      : at::empty_like(param).strides().vec()) {}
+  Layout(const Tensor& param, bool contiguous) {
+    if (contiguous) {
+      const auto strides = c10::contiguous_strides(param.sizes());
+      strides_.assign(strides.begin(), strides.end());
+    } else {
+      strides_ = (param.is_non_overlapping_and_dense() ? param : at::empty_like(param)).strides().vec();
+    }
+  }
 
   Tensor bring(const Tensor& tensor) const {
     if (tensor.numel() <= 1 || tensor.strides() == at::IntArrayRef(strides_)) return tensor;
@@ -167,7 +233,7 @@ class Layout {
 // The tensors as the kernel sees them, and which of them are copies.
 struct Prepared {
   std::vector<kernels::AdamWTensor> tensors;          // with moments of the compute type
-  std::vector<kernels::AdamWTensor> compact_tensors;  // with bf16 moments
+  std::vector<kernels::AdamWTensor> compact_tensors;  // with bf16 or 8-bit moments
   std::vector<kernels::CompactMoments> moments;       // of compact_tensors
   std::vector<kernels::Buffer> grads;
   std::vector<Tensor> alive;
@@ -184,7 +250,7 @@ struct Prepared {
   }
 };
 
-Prepared prepare(const Arguments& args) {
+Prepared prepare(const AdamWArguments& args) {
   Prepared prepared;
   const size_t count = args.params.size();
   prepared.tensors.reserve(count);
@@ -192,11 +258,11 @@ Prepared prepare(const Arguments& args) {
   prepared.alive.reserve(4 * count);
   for (size_t i = 0; i < count; ++i) {
     const Tensor& param = args.params[i];
-    const Layout layout(param);
+    const Layout layout(param, args.block8(i));
     const auto dtype = dtype_tag(param.scalar_type(), "a parameter");
     const Tensor& cohort = args.cohorts[i];
     const int64_t key = args.rounding_keys.empty() ? 0 : args.rounding_keys[i];
-    auto& tensors = args.bf16_moments(i) ? prepared.compact_tensors : prepared.tensors;
+    auto& tensors = args.compact(i) ? prepared.compact_tensors : prepared.tensors;
     tensors.push_back({
         .param = prepared.write(layout, param),
         .grad = prepared.read(layout, args.grads[i]),
@@ -217,16 +283,7 @@ Prepared prepare(const Arguments& args) {
         .rounding_key = static_cast<uint64_t>(key),
     });
     prepared.grads.push_back({tensors.back().grad, param.numel(), dtype});
-    if (args.bf16_moments(i)) {
-      prepared.moments.push_back({.format = kernels::MomentFormat::bf16,
-                                  .key = static_cast<uint64_t>(args.moment_keys[i]),
-                                  .rank = nullptr,
-                                  .rows = 0,
-                                  .cols = 0,
-                                  .block_segments = 0,
-                                  .scale = nullptr,
-                                  .scale_sq = nullptr});
-    }
+    if (args.compact(i)) prepared.moments.push_back(compact_moments(args, i, args.names[i]));
   }
   return prepared;
 }
@@ -238,36 +295,31 @@ void GradScaling::check(TensorList params) const {
   check_scalar(grad_scale, params, "grad_scale");
 }
 
-void adamw_step_with(const AdamWKernels& kernels, TensorList params, TensorList grads, TensorList exp_avgs,
-                     TensorList exp_avg_sqs, TensorList cohorts, TensorList tables,
-                     at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
-                     at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
-                     const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys) {
-  const Arguments args{params, grads, exp_avgs, exp_avg_sqs, cohorts,       tables, beta1,
-                       beta2,  eps,   l2,       maximize,    rounding_keys, names,  moment_keys};
+void adamw_step_with(const AdamWKernels& kernels, const AdamWArguments& args) {
   check_lengths(args);
-  for (size_t i = 0; i < params.size(); ++i) check_tensor(args, i, names[i]);
+  for (size_t i = 0; i < args.params.size(); ++i) check_tensor(args, i, args.names[i]);
   check_disjoint(args);
   const Prepared prepared = prepare(args);
-  const auto count = static_cast<int64_t>(params.size());
-  if (check_finite) {
+  const auto count = static_cast<int64_t>(args.params.size());
+  if (args.check_finite) {
     const int64_t bad = kernels.first_nonfinite(prepared.grads.data(), count);
-    TORCH_CHECK(bad < 0, "smet::adamw_step_: the gradient of '", std::string(names[static_cast<size_t>(bad)]),
+    TORCH_CHECK(bad < 0, "smet::adamw_step_: the gradient of '",
+                std::string(args.names[static_cast<size_t>(bad)]),
                 "' holds NaN or infinity; nothing was changed. Find where the loss left the finite range, or "
                 "skip this step (a GradScaler does)");
+  }
+  if (!prepared.compact_tensors.empty()) {  // first: it looks at ranks before it writes
+    check_status(kernels.compact({prepared.compact_tensors.data(), prepared.moments.data(),
+                                  static_cast<int64_t>(prepared.moments.size())}),
+                 "adamw_step_");
   }
   if (!prepared.tensors.empty()) {
     check_status(kernels.step({prepared.tensors.data(), static_cast<int64_t>(prepared.tensors.size())}),
                  "adamw_step_");
   }
-  if (!prepared.compact_tensors.empty()) {
-    check_status(kernels.compact({prepared.compact_tensors.data(), prepared.moments.data(),
-                                  static_cast<int64_t>(prepared.moments.size())}),
-                 "adamw_step_");
-  }
   for (const auto& [destination, copy] : prepared.copy_back) destination.copy_(copy);
   // What autograd saved of these tensors is now stale; without this a backward through it would not notice.
-  for (const Tensor& param : params) param.unsafeGetTensorImpl()->bump_version();
+  for (const Tensor& param : args.params) param.unsafeGetTensorImpl()->bump_version();
 }
 
 namespace {
@@ -275,7 +327,8 @@ namespace {
 constexpr int64_t kOperationsPerWeight = 16;
 
 void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs,
-                    TensorList cohorts, TensorList tables, at::ArrayRef<double> beta1,
+                    TensorList exp_avg_scales, TensorList exp_avg_sq_scales, TensorList ranks,
+                    at::IntArrayRef cols, TensorList cohorts, TensorList tables, at::ArrayRef<double> beta1,
                     at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
                     const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
                     const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
@@ -299,8 +352,10 @@ void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, Te
   const auto compact = [&](const kernels::AdamWCompactArgs& args) {
     return kernels::cpu::adamw_compact(threads, args);
   };
-  adamw_step_with({first_nonfinite, step, compact}, params, grads, exp_avgs, exp_avg_sqs, cohorts, tables,
-                  beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys);
+  adamw_step_with(
+      {first_nonfinite, step, compact},
+      {params, grads, exp_avgs, exp_avg_sqs, exp_avg_scales, exp_avg_sq_scales, ranks, cols, cohorts, tables,
+       beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys});
 }
 
 }  // namespace
@@ -308,6 +363,7 @@ void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, Te
 TORCH_LIBRARY_FRAGMENT(smet, m) {
   m.def(
       "adamw_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+      "Tensor(d!)[] exp_avg_scales, Tensor(e!)[] exp_avg_sq_scales, Tensor[] ranks, int[] cols, "
       "Tensor[] cohorts, Tensor[] tables, float[] beta1, float[] beta2, float[] eps, float[] l2, "
       "bool[] maximize, int[] rounding_keys, str[] names, bool check_finite=True, "
       "int[] moment_keys=[], Tensor? found_inf=None, Tensor? grad_scale=None) -> ()");

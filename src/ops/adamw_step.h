@@ -17,7 +17,7 @@ struct AdamWKernels {
   c10::function_ref<int64_t(const kernels::Buffer* grads, int64_t count)> first_nonfinite;
   // The cohort tables of `args` are in host memory.
   c10::function_ref<kernels::Status(const kernels::AdamWStepArgs& args)> step;
-  c10::function_ref<kernels::Status(const kernels::AdamWCompactArgs& args)> compact;  // bf16 moments
+  c10::function_ref<kernels::Status(const kernels::AdamWCompactArgs& args)> compact;  // bf16, 8-bit moments
 };
 
 // What a GradScaler decided, float32 scalars on the parameters' device. found_inf: not 0, and nothing is
@@ -29,11 +29,30 @@ struct GradScaling {
   void check(at::TensorList params) const;
 };
 
-void adamw_step_with(const AdamWKernels& kernels, at::TensorList params, at::TensorList grads,
-                     at::TensorList exp_avgs, at::TensorList exp_avg_sqs, at::TensorList cohorts,
-                     at::TensorList tables, at::ArrayRef<double> beta1, at::ArrayRef<double> beta2,
-                     at::ArrayRef<double> eps, at::ArrayRef<double> l2, const c10::List<bool>& maximize,
-                     at::IntArrayRef rounding_keys, const c10::List<std::string>& names, bool check_finite,
-                     at::IntArrayRef moment_keys);
+// The operator's arguments, one entry per parameter in each list. The three lists of block8 and `cols` may be
+// empty when no moments are 8-bit ones; so may the keys where nothing is rounded at random.
+struct AdamWArguments {
+  at::TensorList params, grads, exp_avgs, exp_avg_sqs;
+  // Scales [rows, blocks_per_row], empty for other formats; the layer's rank, empty for a dense parameter;
+  // and its columns (adamw_compact.h).
+  at::TensorList exp_avg_scales, exp_avg_sq_scales, ranks;
+  at::IntArrayRef cols;
+  at::TensorList cohorts, tables;
+  at::ArrayRef<double> beta1, beta2, eps, l2;
+  const c10::List<bool>& maximize;
+  at::IntArrayRef rounding_keys;
+  const c10::List<std::string>& names;
+  bool check_finite;
+  at::IntArrayRef moment_keys;
+
+  // fp64 parameters have fp64 moments; all others fp32 ones, bf16 ones, or int8 and uint8 codes.
+  bool block8(size_t i) const { return exp_avgs[i].scalar_type() == at::kChar; }
+  bool compact(size_t i) const {
+    return block8(i) ||
+           (exp_avgs[i].scalar_type() == at::kBFloat16 && params[i].scalar_type() != at::kDouble);
+  }
+};
+
+void adamw_step_with(const AdamWKernels& kernels, const AdamWArguments& args);
 
 }  // namespace smet::ops

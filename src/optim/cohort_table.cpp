@@ -39,8 +39,8 @@ void AdamWHyper::check() const {
   TORCH_CHECK_VALUE(std::isfinite(density_scaling),
                     "Invalid density_scaling value: ", number(density_scaling),
                     "; expected a finite exponent (0.5: lr / sqrt(density), 0: off)");
-  TORCH_CHECK_VALUE(moments == "fp32" || moments == "bf16", "Invalid moments: \"", moments,
-                    "\"; expected \"fp32\" or \"bf16\"");
+  TORCH_CHECK_VALUE(moments == "fp32" || moments == "bf16" || moments == "8bit", "Invalid moments: \"",
+                    moments, "\"; expected \"fp32\", \"bf16\" or \"8bit\"");
   age_schedule.check();
 }
 

@@ -30,7 +30,7 @@ struct AdamWHyper {
   bool local_age = true;  // false: bias corrections by the global step (plain Adam), for comparison
   bool maximize = false;
   bool stochastic_rounding = false;
-  std::string moments = "fp32";  // how both moments are stored: "fp32" or "bf16"
+  std::string moments = "fp32";  // how both moments are stored: "fp32", "bf16" or "8bit"
   std::uint64_t seed = 0;
 
   // Throws ValueError naming the option that is out of range.

@@ -38,11 +38,18 @@ AdamWHyper make_hyper(const CompactAdamWOptions& options) {
   return hyper;
 }
 
+Moments moments_of(const CompactAdamWParamState& state) {
+  return {state.exp_avg(), state.exp_avg_sq(), state.exp_avg_scale(), state.exp_avg_sq_scale()};
+}
+
+void set_moments(CompactAdamWParamState& state, const Moments& moments) {
+  state.exp_avg(moments.exp_avg).exp_avg_sq(moments.exp_avg_sq);
+  state.exp_avg_scale(moments.exp_avg_scale).exp_avg_sq_scale(moments.exp_avg_sq_scale);
+}
+
 CompactAdamWParamState new_state(const Tensor& param, const std::string& moments) {
   CompactAdamWParamState state;
-  const auto options = at::TensorOptions(moment_type(param.scalar_type(), moments)).requires_grad(false);
-  state.exp_avg(torch::zeros_like(param, options));
-  state.exp_avg_sq(torch::zeros_like(param, options));
+  set_moments(state, new_moments(param, moments));
   if (values_info(param)) {
     state.cohort(torch::zeros({param.numel()}, param.options().dtype(at::kByte).requires_grad(false)));
     state.births(torch::full({kCohortIds}, -1, at::kLong));
@@ -149,7 +156,7 @@ void CompactAdamW::check_new_params(size_t first_group) const {
       TORCH_CHECK_TYPE(at::isFloatingType(param.scalar_type()) && param.itemsize() > 1,
                        "smet: CompactAdamW got a parameter of dtype ", param.scalar_type(),
                        "; expected float32, float64, bfloat16 or float16");
-      moment_type(param.scalar_type(), options_of(param_groups_[g]).moments());
+      check_moment_option(param.scalar_type(), options_of(param_groups_[g]).moments());
       ++total;
     }
   }
@@ -227,8 +234,7 @@ void CompactAdamW::update(const std::vector<Place>& chosen, bool check_finite) {
     CompactAdamWParamState& state = state_in(*group, place.param);
     call.add({.param = place.param,
               .grad = place.param.grad(),
-              .exp_avg = state.exp_avg(),
-              .exp_avg_sq = state.exp_avg_sq(),
+              .moments = moments_of(state),
               .cohort = state.cohort(),
               .births = state.births(),
               .step = state.step(),
@@ -287,13 +293,9 @@ void CompactAdamW::check_loaded() const {
       const auto slot = state_.find(param.unsafeGetTensorImpl());
       if (slot == state_.end()) continue;
       const auto& state = static_cast<const CompactAdamWParamState&>(*slot->second);
-      for (const Tensor& moment : {state.exp_avg(), state.exp_avg_sq()}) {
-        TORCH_CHECK_VALUE(
-            moment.defined() && moment.sizes() == param.sizes() && at::isFloatingType(moment.scalar_type()),
-            "smet: loaded optimizer state of '", name, "' has moments ",
-            moment.defined() ? moment.toString() : "(none)", "; expected floating tensors of shape ",
-            param.sizes(), "; nothing was changed");
-      }
+      const std::string problem = moments_problem(param, moments_of(state));
+      TORCH_CHECK_VALUE(problem.empty(), "smet: loaded optimizer state of '", name, "': ", problem,
+                        "; nothing was changed");
       TORCH_CHECK_VALUE(state.step() >= 0, "smet: loaded optimizer state of '", name, "' has step ",
                         state.step(), "; nothing was changed");
       if (values_info(param))
@@ -308,13 +310,9 @@ void CompactAdamW::convert_loaded() {
       const auto slot = state_.find(param.unsafeGetTensorImpl());
       if (slot == state_.end()) continue;
       auto& state = static_cast<CompactAdamWParamState&>(*slot->second);
-      const auto dtype = moment_type(param.scalar_type(), options_of(group).moments());
-      for (Tensor* moment : {&state.exp_avg(), &state.exp_avg_sq()}) {
-        if (moment->scalar_type() == dtype) continue;
-        const Tensor converted = torch::empty_like(*moment, dtype);
-        copy_moment_(converted, *moment);
-        *moment = converted;
-      }
+      const Moments converted = new_moments(param, options_of(group).moments());
+      copy_moments_(param, converted, moments_of(state));
+      set_moments(state, converted);
     }
   }
 }

@@ -65,6 +65,8 @@ void CompactAdamWParamState::serialize(torch::serialize::OutputArchive& archive)
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(step);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(exp_avg);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(exp_avg_sq);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(exp_avg_scale);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(exp_avg_sq_scale);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(cohort);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(births);
 }
@@ -73,6 +75,8 @@ void CompactAdamWParamState::serialize(torch::serialize::InputArchive& archive) 
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(int64_t, step);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, exp_avg);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, exp_avg_sq);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, exp_avg_scale);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, exp_avg_sq_scale);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, cohort);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, births);
 }

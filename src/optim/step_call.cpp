@@ -13,15 +13,17 @@ namespace smet {
 namespace {
 
 void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp_avgs,
-                 at::TensorList exp_avg_sqs, at::TensorList cohorts, at::TensorList tables,
+                 at::TensorList exp_avg_sqs, at::TensorList exp_avg_scales, at::TensorList exp_avg_sq_scales,
+                 at::TensorList ranks, at::IntArrayRef cols, at::TensorList cohorts, at::TensorList tables,
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
                  const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
                  const std::optional<at::Tensor>& found_inf, const std::optional<at::Tensor>& grad_scale) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("smet::adamw_step_", "").typed<decltype(adamw_step_)>();
-  op.call(params, grads, exp_avgs, exp_avg_sqs, cohorts, tables, beta1, beta2, eps, l2, maximize,
-          rounding_keys, names, check_finite, moment_keys, found_inf, grad_scale);
+  op.call(params, grads, exp_avgs, exp_avg_sqs, exp_avg_scales, exp_avg_sq_scales, ranks, cols, cohorts,
+          tables, beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys, found_inf,
+          grad_scale);
 }
 
 const std::int64_t* births_of(const ParamUpdate& update) {
@@ -38,7 +40,9 @@ const std::int64_t* births_of(const ParamUpdate& update) {
 void check_same_place(const ParamUpdate& update) {
   TORCH_CHECK(update.grad.layout() == at::kStrided, "smet: the gradient of '", update.name, "' is ",
               update.grad.layout(), "; expected a strided tensor (an embedding with sparse=True?)");
-  for (const at::Tensor* tensor : {&update.grad, &update.exp_avg, &update.exp_avg_sq, &update.cohort}) {
+  for (const at::Tensor* tensor :
+       {&update.grad, &update.moments.exp_avg, &update.moments.exp_avg_sq, &update.moments.exp_avg_scale,
+        &update.moments.exp_avg_sq_scale, &update.cohort}) {
     TORCH_CHECK_VALUE(!tensor->defined() || tensor->device() == update.param.device(), "smet: '", update.name,
                       "' is on ", update.param.device(), ", its gradient or optimizer state on ",
                       tensor->device(), "; build the optimizer after moving the model");
@@ -52,10 +56,9 @@ void StepCall::add(ParamUpdate update, const AdamWHyper& hyper) {
   check_same_place(update);
   const CohortClock clock{update.step + 1, births_of(update)};
   tables_.push_back(cohort_tables_.table(clock, hyper, density_of(update.param), update.name));
+  add_moments(update);
   params_.push_back(std::move(update.param));
   grads_.push_back(std::move(update.grad));
-  exp_avgs_.push_back(std::move(update.exp_avg));
-  exp_avg_sqs_.push_back(std::move(update.exp_avg_sq));
   static const at::Tensor no_cohort = at::empty({0}, at::kByte);
   if (!update.cohort.defined()) update.cohort = no_cohort;
   cohorts_.push_back(std::move(update.cohort));
@@ -70,28 +73,38 @@ void StepCall::add(ParamUpdate update, const AdamWHyper& hyper) {
   names_.push_back(update.name);
 }
 
+void StepCall::add_moments(const ParamUpdate& update) {
+  const Moments& moments = update.moments;
+  exp_avgs_.push_back(moments.exp_avg);
+  exp_avg_sqs_.push_back(moments.exp_avg_sq);
+  static const at::Tensor no_scale = at::empty({0}, at::kFloat);
+  static const at::Tensor no_rank = at::empty({0}, at::kInt);
+  if (!moments.block8()) {
+    scales_.push_back(no_scale);
+    scale_sqs_.push_back(no_scale);
+    ranks_.push_back(no_rank);
+    cols_.push_back(0);
+    return;
+  }
+  TORCH_CHECK_VALUE(moments.exp_avg_scale.defined() && moments.exp_avg_sq_scale.defined(),
+                    "smet: the 8-bit moments of '", update.name, "' have no scales");
+  const MomentMatrix matrix = moment_matrix(update.param);
+  TORCH_CHECK_VALUE(matrix.rank.defined() || !update.cohort.defined(), "smet: the positions of '",
+                    update.name,
+                    "' are unknown, which own the blocks of its 8-bit moments; nothing was changed. Keep the "
+                    "layer alive, or register its values with their rank");
+  scales_.push_back(moments.exp_avg_scale);
+  scale_sqs_.push_back(moments.exp_avg_sq_scale);
+  ranks_.push_back(matrix.rank.defined() ? matrix.rank : no_rank);
+  cols_.push_back(matrix.cols);
+}
+
 void StepCall::run(bool check_finite, const std::optional<at::Tensor>& found_inf,
                    const std::optional<at::Tensor>& grad_scale) {
   if (params_.empty()) return;
-  adamw_step_(params_, grads_, exp_avgs_, exp_avg_sqs_, cohorts_, tables_, beta1_, beta2_, eps_, l2_,
-              maximize_, rounding_keys_, names_, check_finite, moment_keys_, found_inf, grad_scale);
-}
-
-at::ScalarType moment_type(at::ScalarType param, const std::string& moments) {
-  TORCH_CHECK_TYPE(
-      param != at::kDouble || moments != "bf16",
-      "smet: CompactAdamW got a float64 parameter and moments=\"bf16\"; expected moments=\"fp32\", "
-      "with which a float64 parameter has float64 moments. Put it into a group of its own");
-  if (param == at::kDouble) return at::kDouble;
-  return moments == "bf16" ? at::kBFloat16 : at::kFloat;
-}
-
-void copy_moment_(const at::Tensor& to, const at::Tensor& from) {
-  to.copy_(from);
-  if (to.scalar_type() == at::kBFloat16 && from.scalar_type() != at::kBFloat16) {
-    constexpr double kSmallest = 0x1p-133;  // subnormal bf16
-    to.masked_fill_(from.gt(0).logical_and_(to.eq(0)), kSmallest);
-  }
+  adamw_step_(params_, grads_, exp_avgs_, exp_avg_sqs_, scales_, scale_sqs_, ranks_, cols_, cohorts_, tables_,
+              beta1_, beta2_, eps_, l2_, maximize_, rounding_keys_, names_, check_finite, moment_keys_,
+              found_inf, grad_scale);
 }
 
 std::string default_name(const at::Tensor& param, std::int64_t index) {

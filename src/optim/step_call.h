@@ -12,12 +12,14 @@
 #include <vector>
 
 #include "src/optim/cohort_table.h"
+#include "src/optim/moments.h"
 
 namespace smet {
 
 // One parameter with its state before the step. `cohort` and `births` are undefined for dense parameters.
 struct ParamUpdate {
-  at::Tensor param, grad, exp_avg, exp_avg_sq;
+  at::Tensor param, grad;
+  Moments moments;
   at::Tensor cohort;       // uint8 [n]
   at::Tensor births;       // int64 CPU [256]
   std::int64_t step = 0;   // updates so far; the front end adds 1 after run()
@@ -36,20 +38,16 @@ class StepCall {
            const std::optional<at::Tensor>& grad_scale = std::nullopt);
 
  private:
+  void add_moments(const ParamUpdate& update);
+
   CohortTables cohort_tables_;
-  std::vector<at::Tensor> params_, grads_, exp_avgs_, exp_avg_sqs_, cohorts_, tables_;
+  std::vector<at::Tensor> params_, grads_, exp_avgs_, exp_avg_sqs_, scales_, scale_sqs_, ranks_, cohorts_,
+      tables_;
   std::vector<double> beta1_, beta2_, eps_, l2_;
   c10::List<bool> maximize_;
-  std::vector<std::int64_t> rounding_keys_, moment_keys_;
+  std::vector<std::int64_t> cols_, rounding_keys_, moment_keys_;
   c10::List<std::string> names_;
 };
-
-// The dtype of a parameter's moments: float64 for float64, else what the option `moments` says. Throws
-// TypeError for "bf16" moments of a float64 parameter.
-at::ScalarType moment_type(at::ScalarType param, const std::string& moments);
-
-// to = from, in the dtype of `to`: to nearest, but what is above 0 stays above 0.
-void copy_moment_(const at::Tensor& to, const at::Tensor& from);
 
 // For errors: the registered name of a layer's values, else "parameter <index>".
 std::string default_name(const at::Tensor& param, std::int64_t index);

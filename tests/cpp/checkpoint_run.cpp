@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The network of tests/python/test_checkpoint_parity.py: loads a checkpoint, trains some steps, saves.
-// Usage: checkpoint_run LOAD|- STEPS SAVE [fp32|bf16]
+// Usage: checkpoint_run LOAD|- STEPS SAVE [fp32|bf16|8bit]
 #include <smet/checkpoint.h>
 #include <smet/smet.h>
 #include <torch/torch.h>
@@ -43,7 +43,7 @@ int run(const std::string& from, int64_t steps, const std::string& to, const std
 
 int main(int argc, char** argv) {
   if (argc != 4 && argc != 5) {
-    std::cerr << "usage: checkpoint_run LOAD|- STEPS SAVE [fp32|bf16]\n";
+    std::cerr << "usage: checkpoint_run LOAD|- STEPS SAVE [fp32|bf16|8bit]\n";
     return 2;
   }
   try {

@@ -23,12 +23,13 @@ Tensor formula(int64_t n, int64_t step) {
 }
 
 struct Model {
-  Tensor values, weight, bias;
+  Tensor values, weight, bias, rank;
 
   explicit Model(torch::Dtype dtype = torch::kFloat) {
     values = formula(150, 1).to(dtype).requires_grad_();
-    register_values(values, 20, 30, "fc");
-    weight = formula(35, 2).reshape({7, 5}).to(dtype).requires_grad_();
+    rank = (torch::arange(20, torch::kInt) * 15).div(2, "floor").reshape({20, 1});  // 7 or 8 in a row
+    register_values(values, 20, 30, "fc", rank);
+    weight = formula(700, 2).reshape({7, 100}).to(dtype).requires_grad_();
     bias = formula(7, 3).requires_grad_();
   }
   std::vector<Tensor> parameters() const { return {values, weight, bias}; }
@@ -64,6 +65,9 @@ std::vector<Tensor> everything(CompactAdamW& opt, const Model& model) {
     const auto& state = opt.state_of(p);
     all.insert(all.end(), {p.detach().clone(), state.exp_avg().clone(), state.exp_avg_sq().clone(),
                            torch::tensor(state.step())});
+    if (state.exp_avg_scale().defined()) {
+      all.insert(all.end(), {state.exp_avg_scale().clone(), state.exp_avg_sq_scale().clone()});
+    }
     if (state.cohort().defined()) all.insert(all.end(), {state.cohort().clone(), state.births().clone()});
   }
   return all;
@@ -193,7 +197,7 @@ std::unique_ptr<CompactAdamW> through_archive(const CompactAdamW& opt, const Mod
 }
 
 TEST(CompactAdamW, SavedAndLoadedContinuesBitEqual) {
-  for (const std::string moments : {"fp32", "bf16"}) {
+  for (const std::string moments : {"fp32", "bf16", "8bit"}) {
     Model model(torch::kBFloat16);
     CompactAdamW opt(model.parameters(),
                      CompactAdamWOptions(1e-2).warmup(20).stochastic_rounding(true).moments(moments).seed(3));
@@ -201,8 +205,9 @@ TEST(CompactAdamW, SavedAndLoadedContinuesBitEqual) {
     Model other(torch::kBFloat16);
     const auto loaded = through_archive(opt, model, other, moments);
     EXPECT_EQ(loaded->param_groups()[0].options().get_lr(), 1e-2);
-    EXPECT_EQ(loaded->state_of(other.values).exp_avg().scalar_type(),
-              moments == "bf16" ? torch::kBFloat16 : torch::kFloat);
+    EXPECT_EQ(loaded->state_of(other.values).exp_avg().scalar_type(), moments == "fp32"   ? torch::kFloat
+                                                                      : moments == "bf16" ? torch::kBFloat16
+                                                                                          : torch::kChar);
     train(opt, model, 12, 20);
     train(*loaded, other, 12, 20);
     expect_equal(everything(opt, model), everything(*loaded, other));
@@ -221,16 +226,34 @@ TEST(CompactAdamW, MomentsOfTheOtherFormatAreConverted) {
   EXPECT_TRUE(
       torch::equal(v.slice(0, 1), opt.state_of(model.values).exp_avg_sq().slice(0, 1).to(torch::kBFloat16)));
   train(*loaded, other, 3, 4);
+  // To 8 bits and back: off by at most half the distance of two codes, 2 c + 1 units of scale / 255^2.
+  Model third;
+  const auto codes = through_archive(opt, model, third, "8bit");
+  const auto& state = codes->state_of(third.weight);
+  EXPECT_EQ(state.exp_avg_sq().scalar_type(), torch::kByte);
+  EXPECT_EQ(state.exp_avg_scale().sizes(), torch::IntArrayRef({7, 1}));
+  EXPECT_GT(codes->state_of(third.values).exp_avg_sq()[0].item<int>(), 0);
+  Model fourth;
+  const auto back = through_archive(*codes, third, fourth, "fp32");
+  const Tensor root = opt.state_of(model.weight).exp_avg_sq().sqrt();
+  const Tensor unit = state.exp_avg_sq_scale() / (255 * 255);
+  const Tensor apart = (back->state_of(fourth.weight).exp_avg_sq().sqrt() - root).abs();
+  EXPECT_TRUE((apart <= (state.exp_avg_sq() + 1) * unit).all().item<bool>());
+  train(*codes, third, 3, 4);
 }
 
 TEST(CompactAdamW, MomentsThatDoNotFitAreRefused) {
   Model model;
   EXPECT_MESSAGE(c10::ValueError, CompactAdamW(model.parameters(), CompactAdamWOptions(1e-2).moments("int8")),
-                 "expected \"fp32\" or \"bf16\"");
+                 "expected \"fp32\", \"bf16\" or \"8bit\"");
   Model precise(torch::kDouble);
   EXPECT_MESSAGE(c10::TypeError,
                  CompactAdamW(precise.parameters(), CompactAdamWOptions(1e-2).moments("bf16")),
                  "got a float64 parameter and moments=\"bf16\"");
+  CompactAdamW lost(model.parameters(), CompactAdamWOptions(1e-2).moments("8bit"));
+  model.rank = Tensor();  // the layer is gone
+  model.set_gradients(0);
+  EXPECT_MESSAGE(c10::ValueError, lost.step(), "the positions of 'fc.values' are unknown");
   CompactAdamW opt({model.values});
   EXPECT_MESSAGE(c10::ValueError, opt.state_of(model.bias), "in none of this optimizer's groups");
 }
@@ -303,11 +326,10 @@ TEST(CompactAdamW, BadInputIsRefused) {
 TEST(CompactAdamW, RunForPython) {
   const char* path = std::getenv("SMET_PARITY_FILE");
   std::ofstream file(path != nullptr ? path : "/dev/null", std::ios::binary);
-  const std::vector<std::pair<torch::Dtype, std::string>> runs = {{torch::kFloat, "fp32"},
-                                                                  {torch::kBFloat16, "fp32"},
-                                                                  {torch::kDouble, "fp32"},
-                                                                  {torch::kFloat, "bf16"},
-                                                                  {torch::kBFloat16, "bf16"}};
+  const std::vector<std::pair<torch::Dtype, std::string>> runs = {
+      {torch::kFloat, "fp32"},   {torch::kBFloat16, "fp32"}, {torch::kDouble, "fp32"},
+      {torch::kFloat, "bf16"},   {torch::kBFloat16, "bf16"}, {torch::kFloat, "8bit"},
+      {torch::kBFloat16, "8bit"}};
   for (const auto& [dtype, moments] : runs) {
     Model model(dtype);
     CompactAdamW opt(model.parameters(), CompactAdamWOptions(1e-2)

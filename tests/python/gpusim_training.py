@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Trains a small network and saves every tensor: gpusim_training.py OUT DTYPE GROW [OPERATORS].
+"""Trains a small network and saves every tensor: gpusim_training.py OUT DTYPE GROW MOMENTS [OPERATORS].
 
 GROW "gradient" also trains under a GradScaler that the step itself obeys, and meets two infinities.
 
@@ -35,10 +35,10 @@ class Net(torch.nn.Module):
         return self.down(torch.relu(self.norm(self.up(x))))
 
 
-def train(dtype, grow):
+def train(dtype, grow, moments):
     torch.manual_seed(0)
     net = Net().to(dtype)
-    opt = smet.CompactAdamW(net, lr=4e-3, weight_decay=0.01, warmup=INTERVAL)
+    opt = smet.CompactAdamW(net, lr=4e-3, weight_decay=0.01, warmup=INTERVAL, moments=moments)
     topo = smet.TopologyScheduler(
         net, opt, interval=INTERVAL, fraction=0.3, stop=1.0, total_steps=STEPS + 1, seed=9, grow=grow
     )
@@ -57,18 +57,17 @@ def train(dtype, grow):
             saved |= {f"update {topo.updates} {n}": b.clone() for n, b in net.named_buffers()}
     saved |= {n: t.detach() for n, t in [*net.named_parameters(), *net.named_buffers()]}
     for name, parameter in net.named_parameters():
-        state = opt.state[parameter]
-        saved |= {f"{name}.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "cohort") if key in state}
+        saved |= {f"{name}.{key}": value for key, value in opt.state[parameter].items()}
     saved |= {"updates": torch.tensor(topo.updates), "steps": torch.tensor(topo.steps)}
     return saved
 
 
 if __name__ == "__main__":
-    out, dtype, grow = sys.argv[1:4]
+    out, dtype, grow, moments = sys.argv[1:5]
     torch.set_num_threads(1)
-    if len(sys.argv) > 4:
-        torch.ops.load_library(sys.argv[4])
-    tensors = train(getattr(torch, dtype), grow)
-    if len(sys.argv) > 4:
+    if len(sys.argv) > 5:
+        torch.ops.load_library(sys.argv[5])
+    tensors = train(getattr(torch, dtype), grow, moments)
+    if len(sys.argv) > 5:
         tensors["launches"] = torch.tensor(torch.ops.smet.gpusim_launches())
     torch.save(tensors, out)

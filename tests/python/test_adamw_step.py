@@ -18,6 +18,10 @@ def call(n=6, dtype=torch.float32, rows=1, count=1, **changes):
         "grads": [torch.ones(n, dtype=dtype) for _ in range(count)],
         "exp_avgs": [torch.zeros(n, dtype=compute) for _ in range(count)],
         "exp_avg_sqs": [torch.zeros(n, dtype=compute) for _ in range(count)],
+        "exp_avg_scales": [],
+        "exp_avg_sq_scales": [],
+        "ranks": [],
+        "cols": [],
         "cohorts": [torch.zeros(n if rows > 1 else 0, dtype=torch.uint8) for _ in range(count)],
         "tables": [table] * count,
         "beta1": [0.9] * count,
@@ -39,7 +43,8 @@ def written(args):
     return [t.clone() for key in ("params", "exp_avgs", "exp_avg_sqs") for t in args[key]]
 
 
-LISTS = [key for key in call() if key not in ("params", "rounding_keys")]
+OPTIONAL = ("exp_avg_scales", "exp_avg_sq_scales", "ranks", "cols", "rounding_keys")
+LISTS = [key for key in call() if key not in ("params", *OPTIONAL)]
 
 
 @pytest.mark.parametrize("key", LISTS)

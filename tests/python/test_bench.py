@@ -243,10 +243,10 @@ def test_rows_of_the_optimizer():
     rows = measure_optimizer(4000, 4, torch.float32, rounds=2, peers=True)
     assert [found.case for found in rows] == [
         *("dense parameters", "all mature", "2 % young", "40 cohorts", "40 cohorts, unchecked"),
-        *("bf16 moments, against fp32's", "torch AdamW, foreach"),
+        *("bf16 moments, against fp32's", "8-bit moments, against fp32's", "torch AdamW, foreach"),
     ]
     assert all(found.weights == 4000 and found.ns > 0 for found in rows)
-    assert [found.goal is not None for found in rows] == [True] * 6 + [False]
+    assert [found.goal is not None for found in rows] == [True] * 7 + [False]
 
 
 def test_rows_of_the_topology_update():
@@ -390,7 +390,7 @@ def test_bench_optimizer_topology_and_step(capsys, tmp_path, config_file):
     file = tmp_path / "rows.json"
     common = ("--rounds", "2", "--json", str(file))
     assert run(capsys, "optimizer", "--weights", "1000", "--layers", "2", *common)[0] == 0
-    assert len(json.loads(file.read_text())) == 6
+    assert len(json.loads(file.read_text())) == 7
     assert run(capsys, "topology", "--shape", "32x64", *common)[0] == 0
     assert len(json.loads(file.read_text())) == 3
     code, out, _ = run(capsys, "step", "--model", str(config_file), "--density", ".25", "--batch", "2",

@@ -63,7 +63,7 @@ def test_every_group_has_its_own_format():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match='Invalid moments: "int8"; expected "fp32" or "bf16"'):
+    with pytest.raises(ValueError, match='Invalid moments: "int8"; expected "fp32", "bf16" or "8bit"'):
         CompactAdamW([Parameter(torch.ones(3))], moments="int8")
     with pytest.raises(TypeError, match='float64 parameter and moments="bf16"; expected moments="fp32"'):
         CompactAdamW([Parameter(torch.ones(3, dtype=torch.float64))], moments="bf16")

@@ -58,6 +58,13 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+# Codes, their scales, and float32 of parameters with few columns.
+DTYPES = {
+    "fp32": {torch.float32},
+    "bf16": {torch.bfloat16},
+    "8bit": {torch.int8, torch.uint8, torch.float32},
+}
+
 EXTRA = {
     "text": '\u00e9\n"quoted" \U0001f600',
     "numbers": [1e-8, 1e16, 123456789.0, -0.0, 2**53, 0.1, 1.5e-7],
@@ -71,14 +78,14 @@ def test_c21_seeds_give_the_same_model_in_python_and_cpp(tmp_path):
         assert files(ours)[name] == files(theirs)[name]
 
 
-@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+@pytest.mark.parametrize("moments", ["fp32", "bf16", "8bit"])
 def test_c19_cpp_gives_back_the_bytes_of_a_python_checkpoint(tmp_path, moments):
     ours = in_python("-", 12, tmp_path / "python", EXTRA, moments)
-    assert moments_of(ours) == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}}[moments]
+    assert moments_of(ours) == DTYPES[moments]
     assert files(in_cpp(ours, 0, tmp_path / "cpp", moments=moments)) == files(ours)
 
 
-@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+@pytest.mark.parametrize("moments", ["fp32", "bf16", "8bit"])
 def test_c19_python_gives_back_the_tensors_of_a_cpp_checkpoint(tmp_path, moments):
     """All but the generators that only Python has."""
     theirs = in_cpp("-", 12, tmp_path / "cpp", moments=moments)
@@ -96,7 +103,7 @@ def same_state(one, two):
     assert manifest.read(one)["topology"] == manifest.read(two)["topology"]
 
 
-@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+@pytest.mark.parametrize("moments", ["fp32", "bf16", "8bit"])
 @pytest.mark.parametrize(("own", "other"), [(in_python, in_cpp), (in_cpp, in_python)])
 def test_c1_c19_a_run_that_the_other_language_saved_again_ends_in_the_same_bits(
     tmp_path, own, other, moments
@@ -109,14 +116,16 @@ def test_c1_c19_a_run_that_the_other_language_saved_again_ends_in_the_same_bits(
     same_state(own(first.parent, 13, tmp_path / "alone", moments=moments), whole)
 
 
-@pytest.mark.parametrize(("saved", "loaded"), [("fp32", "bf16"), ("bf16", "fp32")])
+@pytest.mark.parametrize(
+    ("saved", "loaded"), [("fp32", "bf16"), ("bf16", "fp32"), ("fp32", "8bit"), ("8bit", "bf16")]
+)
 def test_c4_c19_both_languages_convert_moments_to_the_same_bits(tmp_path, saved, loaded):
     """Loaded by an optimizer of the other format, in either language: equal files, then and 13 steps on."""
     first = in_python("-", 12, tmp_path / "first", moments=saved)
     for steps in (0, 13):
         ours = in_python(first, steps, tmp_path / f"python{steps}", moments=loaded)
         theirs = in_cpp(first, steps, tmp_path / f"cpp{steps}", moments=loaded)
-        assert moments_of(ours) == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}}[loaded]
+        assert moments_of(ours) == DTYPES[loaded]
         same_state(ours, theirs)
 
 

@@ -19,8 +19,9 @@ def formula(n, step):
 
 def run(dtype, moments):
     values = torch.nn.Parameter(formula(150, 1).to(dtype))
-    _C.register_values(values, 20, 30, "fc")
-    weight = torch.nn.Parameter(formula(35, 2).reshape(7, 5).to(dtype))
+    rank = (torch.arange(20, dtype=torch.int32) * 15 // 2).reshape(20, 1)  # 7 or 8 in a row
+    _C.register_values(values, 20, 30, "fc", rank)
+    weight = torch.nn.Parameter(formula(700, 2).reshape(7, 100).to(dtype))
     bias = torch.nn.Parameter(formula(7, 3))
     params = [values, weight, bias]
     opt = CompactAdamW(
@@ -45,8 +46,8 @@ def run(dtype, moments):
         for salt, p in enumerate(params):
             p.grad = formula(p.numel(), 100 + 3 * step + salt).reshape(p.shape).to(p.dtype)
         opt.step()
-    order = ("exp_avg", "exp_avg_sq", "step", "cohort", "births")
-    assert len(snapshot(opt)) == 3 + 5 + 3 + 3
+    order = ("exp_avg", "exp_avg_sq", "step", "exp_avg_scale", "exp_avg_sq_scale", "cohort", "births")
+    assert len(snapshot(opt)) == 3 + 5 + 3 + 3 + (4 if moments == "8bit" else 0)
     return [
         t for p in params for t in (p.detach(), *(opt.state[p][key] for key in order if key in opt.state[p]))
     ]
@@ -61,6 +62,6 @@ def test_python_and_cpp_steps_write_equal_bytes(tmp_path):
         capture_output=True,
     )
     runs = [(dtype, "fp32") for dtype in (torch.float32, torch.bfloat16, torch.float64)]
-    runs += [(dtype, "bf16") for dtype in (torch.float32, torch.bfloat16)]
+    runs += [(dtype, moments) for moments in ("bf16", "8bit") for dtype in (torch.float32, torch.bfloat16)]
     ours = b"".join(bytes(t.reshape(-1).view(torch.uint8).numpy()) for one in runs for t in run(*one))
     assert file.read_bytes() == ours

@@ -247,8 +247,8 @@ BROKEN = {
     "missing moment": (drop("exp_avg_sq"), "'fc.values': no 'exp_avg_sq'; nothing was changed"),
     "missing cohort": (drop("cohort"), "'fc.values': no 'cohort'"),
     "unknown entry": (lambda s: s["state"][0].update(max_exp_avg_sq=1), "unknown entry 'max_exp_avg_sq'"),
-    "moment shape": (set_entry("exp_avg", lambda v: v[1:]), r"'exp_avg' is torch.float32 \[149\], expected"),
-    "moment dtype": (set_entry("exp_avg", lambda v: v.int()), "'exp_avg' is torch.int32"),
+    "moment shape": (set_entry("exp_avg", lambda v: v[1:]), r"'exp_avg' is Float \[149\], expected"),
+    "moment dtype": (set_entry("exp_avg", lambda v: v.int()), "'exp_avg' is Int"),
     "not a tensor": (set_entry("exp_avg", lambda v: 3), "'exp_avg' is int"),
     "step": (set_entry("step", lambda v: torch.tensor(-1)), "'fc.values': step is -1, expected a count"),
     "fraction of a step": (set_entry("step", lambda v: torch.tensor(0.5)), "step is 0.5"),
@@ -325,4 +325,4 @@ def test_distributed_checkpoint_state_dicts_round_trip():
 def test_a_deepcopied_optimizer_knows_its_densities():
     opt = build()
     copied = params_of(copy.deepcopy(opt))[0]
-    assert copied is not params_of(opt)[0] and _C.values_info(copied) == (20, 30, "fc")
+    assert copied is not params_of(opt)[0] and _C.values_info(copied)[:3] == (20, 30, "fc")

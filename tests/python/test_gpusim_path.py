@@ -32,11 +32,18 @@ def built():
 
 
 @pytest.mark.parametrize(
-    "dtype,grow", [("float32", "random"), ("bfloat16", "random"), ("float32", "gradient")]
+    "dtype,grow,moments",
+    [
+        ("float32", "random", "fp32"),
+        ("bfloat16", "random", "fp32"),
+        ("float32", "gradient", "fp32"),
+        ("float32", "random", "8bit"),
+        ("float32", "gradient", "8bit"),
+    ],
 )
-def test_t9_same_run_as_on_the_cpu(tmp_path, dtype, grow):
-    want = train(tmp_path / "cpu.pt", dtype, grow)
-    got = train(tmp_path / "cuda.pt", dtype, grow, OPERATORS)
+def test_t9_same_run_as_on_the_cpu(tmp_path, dtype, grow, moments):
+    want = train(tmp_path / "cpu.pt", dtype, grow, moments)
+    got = train(tmp_path / "cuda.pt", dtype, grow, moments, OPERATORS)
     assert got.pop("launches") > 500
     assert want["updates"] == 3 and want["steps"] == (58 if grow == "gradient" else 60)
     assert got.keys() == want.keys()

@@ -155,7 +155,7 @@ def test_c1_last_step_and_a_finished_run_stays_as_it_is(options, data, whole, tm
     assert_equal_runs(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("method", ["dense", "static", "rigl", "bf16 moments"])
+@pytest.mark.parametrize("method", ["dense", "static", "rigl", "bf16 moments", "8-bit moments"])
 def test_c1_every_method_resumes(options, data, tmp_path, monkeypatch, method):
     fixed = {"interval": None, "stop": None}
     extra = {
@@ -163,6 +163,7 @@ def test_c1_every_method_resumes(options, data, tmp_path, monkeypatch, method):
         "static": {"method": "static", **fixed},
         "rigl": {"method": "rigl"},
         "bf16 moments": {"moments": "bf16"},
+        "8-bit moments": {"moments": "8bit", "dtype": "bfloat16", "stochastic_rounding": True},
     }[method]
     base = replace(options, steps=12, **extra)
     whole = pretrain(replace(base, out=str(tmp_path / "whole")), data).folder

@@ -56,6 +56,7 @@ _EXPAND_GEMM = Goal(1.10)  # at any density: what is left above the crossover
 
 ADAMW = Goal(1.0)  # per active weight, over torch's fused AdamW per weight
 BF16_MOMENTS = Goal(0.75)  # over the step with fp32 moments
+EIGHT_BIT_MOMENTS = Goal(1.3)  # the same
 PRUNE = Goal(2.0, measure="ns")
 TOPOLOGY_UPDATE = Goal(10.0, measure="ns")
 STEP = {0.25: Goal(0.65), 0.1: Goal(0.50)}  # whole step over the dense one with torch's fused AdamW

@@ -41,6 +41,15 @@ def sparseprop_layer(weight: Tensor) -> Peer | None:
     return Peer(f"sparseprop {importlib.metadata.version('sparseprop')}", layer, layer.W_val)
 
 
+def adamw_8bit(parameters: list[nn.Parameter]) -> dict[str, Body]:
+    """The step of bitsandbytes' AdamW with 8-bit moments, by name; empty where it is not installed."""
+    module = _module("bitsandbytes")
+    if module is None:
+        return {}
+    optimizer = module.optim.AdamW8bit(parameters)  # type: ignore[attr-defined]
+    return {f"bitsandbytes {importlib.metadata.version('bitsandbytes')}, AdamW8bit": alone(optimizer.step)}
+
+
 def csr_forward(weight: Tensor, x: Tensor) -> Body:
     """torch.sparse CSR times feature-major x [in, tokens]: what it is fast at; it has no sampled gradient."""
     with warnings.catch_warnings():

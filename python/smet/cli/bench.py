@@ -117,7 +117,9 @@ def _optimizer_parser() -> Parser:
     _add(parser, "--weights", list[int], [1_000_000, 10_000_000], "active weights", "N")
     _add(parser, "--layers", int, 24, "layers they are spread over", "N")
     _add(parser, "--dtypes", list[Literal["float32", "bfloat16"]], ["float32"], "of weights", "DTYPE")
-    return _common(parser, rounds=20, peers="torch's foreach AdamW too")
+    return _common(
+        parser, rounds=20, peers="torch's foreach AdamW too, and bitsandbytes' 8-bit one where installed"
+    )
 
 
 def _optimizer(options: Any) -> list[Row]:

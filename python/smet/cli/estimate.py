@@ -42,7 +42,7 @@ def make_parser() -> Parser:
         help="of weights",
     )
     parser.add_argument(
-        "--moments", type=Literal["fp32", "bf16"], default="fp32", help="format of Adam's moments"
+        "--moments", type=Literal["fp32", "bf16", "8bit"], default="fp32", help="format of Adam's moments"
     )
     parser.add_argument(
         "--device",

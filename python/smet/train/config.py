@@ -103,8 +103,8 @@ class PretrainConfig:
     stochastic_rounding: bool | None = option(
         "training", "round bfloat16 weights at random (350m and larger: yes)"
     )
-    moments: Literal["fp32", "bf16"] = option(
-        "training", "format of Adam's moments; bf16 is rounded at random", "fp32"
+    moments: Literal["fp32", "bf16", "8bit"] = option(
+        "training", "format of Adam's moments; bf16 and 8-bit ones are rounded at random", "fp32"
     )
     fused_backward: bool = option(
         "training",

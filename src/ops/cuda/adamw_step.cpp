@@ -51,7 +51,8 @@ class DeviceTables {
 // With check_finite the step waits for the device once, to name the tensor; without, it never does. What a
 // GradScaler decided is read by the kernels.
 void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp_avgs,
-                 at::TensorList exp_avg_sqs, at::TensorList cohorts, at::TensorList tables,
+                 at::TensorList exp_avg_sqs, at::TensorList exp_avg_scales, at::TensorList exp_avg_sq_scales,
+                 at::TensorList ranks, at::IntArrayRef cols, at::TensorList cohorts, at::TensorList tables,
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
                  const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
@@ -84,8 +85,10 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
     const std::vector<kernels::AdamWTensor> tensors = on_device.of({args.tensors, args.count});
     return kernels::cuda::adamw_compact(device.stream(), {tensors.data(), args.moments, args.count}, control);
   };
-  adamw_step_with({first_nonfinite, step, compact}, params, grads, exp_avgs, exp_avg_sqs, cohorts, tables,
-                  beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys);
+  adamw_step_with(
+      {first_nonfinite, step, compact},
+      {params, grads, exp_avgs, exp_avg_sqs, exp_avg_scales, exp_avg_sq_scales, ranks, cols, cohorts, tables,
+       beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys});
 }
 
 }  // namespace smet::ops::cuda
