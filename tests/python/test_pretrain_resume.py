@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A training run that is stopped, killed and resumed ends as one that was not, bit for bit."""
 
+import errno
+import io
 import json
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,6 +261,37 @@ def test_c6_resume_leaves_the_results_of_a_run_that_ended(options, data, tmp_pat
             pretrain(replace(config, **change), data)
     del written[tmp_path / "run" / ".lock"]
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+    for text in ("{}", '{"interr', "3"):
+        (tmp_path / "run" / "summary.json").write_text(text)
+        with pytest.raises(CheckpointRunError, match=r"summary\.json is damaged; remove it"):
+            pretrain(config, data)
+
+
+@pytest.mark.parametrize("at", ["weights.partial", "manifest.json"])
+def test_c14_a_full_disk_is_an_error_of_one_line(options, tmp_path, monkeypatch, capsys, at):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), at)
+    opened, write_file = Path.open, durable.write_file
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise full
+
+    def open_(path, *rest, **options):
+        if path.name == at:
+            return Full()
+        return opened(path, *rest, **options)
+
+    def write(path, content):
+        if path.name == at:
+            raise full
+        write_file(path, content)
+
+    monkeypatch.setattr(Path, "open", open_)
+    monkeypatch.setattr(durable, "write_file", write)
+    flags = ["--steps=7", "--save-every=7", "--seq=16", "--batch=2", "--eval-bytes=100", "--no-picture"]
+    files = [f"--model={options.model}", f"--data={options.data}", f"--out={tmp_path / 'run'}"]
+    assert main(["pretrain", *flags, *files]) == 1
+    assert f"smet pretrain: [Errno {errno.ENOSPC}] No space left" in capsys.readouterr().err
 
 
 def test_l7_a_log_that_is_gone_or_damaged(options, data, tmp_path, monkeypatch):

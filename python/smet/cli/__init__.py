@@ -39,5 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainerError as error:
         print(f"smet {name}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"smet {name}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130

@@ -165,10 +165,17 @@ def _ended(folder: Path, config: PretrainConfig, checkpoints: RunCheckpoints) ->
     path = folder / "summary.json"
     if not path.is_file() or not (folder / "weights.pt").is_file():
         return None
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if summary["interrupted"]:
+    try:
+        summary = json.loads(path.read_bytes())
+        saved, interrupted = summary["config"], summary["interrupted"]
+        sequences = summary["tokens"] // (summary["steps"] * config.seq)
+    except (ValueError, TypeError, KeyError, ArithmeticError):
+        raise CheckpointRunError(
+            f"{path} is damaged; remove it, and the run goes on from its last checkpoint"
+        ) from None
+    if interrupted:
         return None
-    checkpoints.check_options(summary["config"], summary["tokens"] // (summary["steps"] * config.seq))
+    checkpoints.check_options(saved, sequences)
     print(f"the run in {folder} has ended; nothing is left to do")
     events = list(read_log(folder / "log.jsonl"))
     losses = [float(event["loss"]) for event in events if event["event"] == "step"]
@@ -179,7 +186,8 @@ def _ended(folder: Path, config: PretrainConfig, checkpoints: RunCheckpoints) ->
 def _save_weights(model: nn.Module, path: Path) -> None:
     """The state_dict, whole or not at all."""
     partial = path.with_suffix(".partial")
-    torch.save(model.state_dict(), partial)
+    with partial.open("wb") as file:  # a file of Python's: a full disk is then an OSError that says so
+        torch.save(model.state_dict(), file)
     os.replace(partial, path)
 
 
