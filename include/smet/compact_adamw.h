@@ -111,8 +111,9 @@ class CompactAdamW : public torch::optim::Optimizer {
   // With fused_backward: clip by the exact norm of all gradients, at the price of a second pass. Calls
   // `backward` (forward and backward pass, returns the loss) twice from the same state of torch's generators:
   // the first pass measures each gradient and frees it, the second one updates with gradients times min(1,
-  // max_norm / (norm + 1e-6)), as clip_grad_norm_ and step() would. A gradient that is not finite throws
-  // between the two, when nothing is changed. Call step() after it. Returns (the last loss, the norm before).
+  // max_norm / (norm + 1e-6)), as clip_grad_norm_ and step() would. A gradient or a norm that is not
+  // finite throws between the two, when nothing is changed. Call step() after it. Returns (the last loss, the
+  // norm before).
   std::pair<torch::Tensor, torch::Tensor> clipped_backward(const LossClosure& backward, double max_norm);
 
   // State of `param`, made now if it has none. Throws ValueError for a parameter of another optimizer.

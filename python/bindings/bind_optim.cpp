@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -35,23 +36,39 @@ AgeSchedule make_age_schedule(const py::object& schedule, double warmup, double 
   return AgeSchedule::boosted(warmup, boost, boost_tau);
 }
 
+// A value of a parameter group as a T; TypeError that names the option where it is none.
+template <class T>
+T option(const py::dict& group, const char* name, const char* expected) {
+  try {
+    return group[name].cast<T>();
+  } catch (const py::cast_error&) {
+    TORCH_CHECK_TYPE(false, "Invalid ", name, ": ", py::repr(group[name]).cast<std::string>(), "; expected ",
+                     expected);
+  }
+}
+
+double number(const py::dict& group, const char* name) {
+  return option<double>(group, name, "a number");
+}
+bool flag(const py::dict& group, const char* name) {
+  return option<bool>(group, name, "True or False");
+}
+
 AdamWHyper make_hyper(const py::dict& group) {
   AdamWHyper hyper;
-  hyper.lr = py::float_(group["lr"]);
-  const auto betas = group["betas"].cast<std::pair<py::object, py::object>>();
-  hyper.beta1 = py::float_(betas.first);
-  hyper.beta2 = py::float_(betas.second);
-  hyper.eps = group["eps"].cast<double>();
-  hyper.weight_decay = py::float_(group["weight_decay"]);
-  hyper.coupled_weight_decay = group["coupled_weight_decay"].cast<bool>();
-  hyper.density_scaling = group["density_scaling"].cast<double>();
-  hyper.age_schedule = make_age_schedule(group["age_schedule"], group["warmup"].cast<double>(),
-                                         group["boost"].cast<double>(), group["boost_tau"].cast<double>());
-  hyper.local_age = group["local_age"].cast<bool>();
-  hyper.maximize = group["maximize"].cast<bool>();
-  hyper.stochastic_rounding = group["stochastic_rounding"].cast<bool>();
-  hyper.moments = group["moments"].cast<std::string>();
-  hyper.seed = group["seed"].cast<std::uint64_t>();
+  hyper.lr = number(group, "lr");
+  std::tie(hyper.beta1, hyper.beta2) = option<std::pair<double, double>>(group, "betas", "two numbers");
+  hyper.eps = number(group, "eps");
+  hyper.weight_decay = number(group, "weight_decay");
+  hyper.coupled_weight_decay = flag(group, "coupled_weight_decay");
+  hyper.density_scaling = number(group, "density_scaling");
+  hyper.age_schedule = make_age_schedule(group["age_schedule"], number(group, "warmup"),
+                                         number(group, "boost"), number(group, "boost_tau"));
+  hyper.local_age = flag(group, "local_age");
+  hyper.maximize = flag(group, "maximize");
+  hyper.stochastic_rounding = flag(group, "stochastic_rounding");
+  hyper.moments = option<std::string>(group, "moments", "a string");
+  hyper.seed = option<std::uint64_t>(group, "seed", "an integer from 0 to 2^64 - 1");
   return hyper;
 }
 

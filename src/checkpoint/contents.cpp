@@ -49,6 +49,9 @@ ModelTensors model_tensors(torch::nn::Module& model, const Layers& layers) {
   ModelTensors found;
   const auto add = [&](const std::string& name, const at::Tensor& tensor) {
     if (!tensor.defined() || derived.contains(tensor.unsafeGetTensorImpl())) return;
+    TORCH_CHECK_VALUE(!tensor.is_meta(), "smet: '", name,
+                      "' is on the meta device and has no values; give the model memory first: "
+                      "model.to_empty(torch::kCPU)");
     const auto [at, fresh] = found.names.emplace(tensor.unsafeGetTensorImpl(), name);
     if (fresh) {
       found.tensors.emplace(name, tensor);

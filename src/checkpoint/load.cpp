@@ -178,6 +178,11 @@ void Plan::check_optimizer(CompactAdamW& opt) {
   if (!groups.is_array() || groups.size() != opt.param_groups().size()) {
     fail("it has another number of parameter groups than the optimizer here");
   }
+  // Gradients, and what a backward pass with fused_backward updated, are of the state that goes.
+  commits_.push_back([&opt] {
+    opt.zero_grad();
+    opt.step();
+  });
   const Json listed = saved.value("states", Json::array());
   const std::set<Json> states(listed.begin(), listed.end());
   for (std::size_t g = 0; g < groups.size(); ++g) {
@@ -228,6 +233,11 @@ CheckpointRun Plan::check_run() {
     if (name == "generators/0/torch") {
       at::Generator generator = at::detail::getDefaultCPUGenerator();
       check_like(entry, generator.get_state().sizes(), at::kByte);
+      try {
+        at::detail::createCPUGenerator().set_state(read(files_, kRunFile, name));
+      } catch (const c10::Error& error) {
+        fail(std::string("the state of generator 'torch' is none: ") + error.what_without_backtrace());
+      }
       commits_.push_back(
           [this, generator]() mutable { generator.set_state(read(files_, kRunFile, "generators/0/torch")); });
     } else if (name.rfind("explored/", 0) != 0 && name.rfind("grow_candidates/", 0) != 0) {

@@ -283,6 +283,7 @@ void CompactAdamW::load(torch::serialize::InputArchive& archive) {
     throw;
   }
   make_states(0);
+  if (fused_) fused_->finish();
 }
 
 void CompactAdamW::check_loaded() const {

@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "src/ops/first_nonfinite.h"
 
@@ -25,6 +26,7 @@ struct Hook : torch::autograd::PostAccumulateGradHook {
     if (const auto fused = fused_.lock()) fused->complete(param, index_);
   }
   bool stale() const { return fused_.expired(); }
+  bool of(const FusedBackward& fused) const { return fused_.lock().get() == &fused; }
 
  private:
   std::weak_ptr<FusedBackward> fused_;
@@ -74,6 +76,7 @@ void FusedBackward::attach(size_t first_group) {
     if (group < first || !param.requires_grad()) continue;
     const auto& present = torch::autograd::impl::post_acc_grad_hooks(param);
     const auto* ours = dynamic_cast<const Hook*>(present.get());
+    if (ours != nullptr && ours->of(*this)) continue;
     TORCH_CHECK(present == nullptr || (ours != nullptr && ours->stale()), "smet: '",
                 optimizer_->name_of(param, index),
                 "' has a post-accumulate-grad hook already, another optimizer's with fused_backward perhaps; "
@@ -115,6 +118,7 @@ void FusedBackward::refuse_second(int64_t index, const std::string& name) const 
 std::pair<Tensor, Tensor> FusedBackward::clipped(const torch::optim::Optimizer::LossClosure& backward,
                                                  double max_norm) {
   TORCH_CHECK(updated_.empty(), "smet: clipped_backward() after a backward pass; call step() first");
+  attach(0);  // a parameter that thawed would gather the gradients of both passes
   Generators generators(optimizer_->param_groups());
   const at::AutoGradMode enable_grad(true);
   const auto run = [&] {
@@ -133,6 +137,9 @@ std::pair<Tensor, Tensor> FusedBackward::clipped(const torch::optim::Optimizer::
   const Tensor total = total_norm(norms.of);
   TORCH_CHECK(norms.bad.empty(), "smet: the gradient of '", norms.bad,
               "' holds NaN or infinity; nothing was changed. Find where the loss left the finite range");
+  TORCH_CHECK(!optimizer_->checks_finite() || std::isfinite(total.item<double>()),  // a factor of 0 hides it
+              "smet: the norm of all gradients overflows; nothing was changed. Find where the loss left the "
+              "finite range");
   factor_ = (max_norm / (total + 1e-6)).clamp_max(1.0);
   generators.rewind();
   Tensor result = run();

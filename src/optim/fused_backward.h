@@ -27,8 +27,8 @@ class FusedBackward : public std::enable_shared_from_this<FusedBackward> {
   // The optimizer was moved.
   void belong_to(CompactAdamW& optimizer) { optimizer_ = &optimizer; }
 
-  // Watch the parameters of the groups from `first_group` on; one that is frozen now is updated by step()
-  // alone. Throws RuntimeError for a parameter that another hook watches: torch keeps one for each.
+  // Watch the parameters of the groups from `first_group` on that require a gradient now; others are updated
+  // by step() alone. Throws RuntimeError for a parameter that another hook watches: torch keeps one for each.
   void attach(size_t first_group);
 
   // The gradient of parameter number `index` is complete: update it, or only measure the gradient.

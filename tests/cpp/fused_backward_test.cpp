@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <sstream>
 
 #include "smet/smet.h"
 
@@ -149,6 +150,56 @@ TEST(FusedBackward, ABadGradientIsNamedBeforeItsParameterChanges) {
   expect_error(bad, "'0.bias' holds NaN or infinity; the parameter was not changed");
   EXPECT_EQ(run.opt->state_of(run.net->parameters()[1]).step(), 0);
   EXPECT_TRUE(torch::equal(run.net->parameters()[1], before[4]));
+}
+
+TEST(FusedBackward, ANormThatOverflowsChangesNothing) {
+  Training run(true);
+  const auto before = run.everything();
+  expect_error(
+      [&] {
+        run.opt->clipped_backward(
+            [&] {
+              Tensor loss = run.net->forward(torch::ones({2, 24})).sum() * 1e38;
+              loss.backward();
+              return loss;
+            },
+            1);
+      },
+      "the norm of all gradients overflows; nothing was changed");
+  expect_equal(before, run.everything());
+}
+
+TEST(FusedBackward, AThawedParameterIsClippedToo) {
+  // Without a hook it would gather the gradients of both passes, and have no part in the norm.
+  Training ordinary(false);
+  Training fused(true);
+  fused.net->parameters()[1].set_requires_grad(false);
+  fused.opt.reset();
+  fused.opt =
+      std::make_unique<CompactAdamW>(fused.net->parameters(), CompactAdamWOptions().fused_backward(true));
+  fused.net->parameters()[1].set_requires_grad(true);
+  torch::manual_seed(1);
+  const auto [loss, norm] = fused.opt->clipped_backward([&] { return fused.backward(0); }, 0.01);
+  EXPECT_FALSE(fused.net->parameters()[1].grad().defined());
+  torch::manual_seed(1);
+  ordinary.backward(0);
+  std::vector<Tensor> norms;
+  for (const Tensor& p : ordinary.net->parameters()) norms.push_back(at::linalg_vector_norm(p.grad()));
+  EXPECT_TRUE(torch::equal(norm, at::linalg_vector_norm(torch::stack(norms))));
+}
+
+TEST(FusedBackward, LoadingBeginsANewStep) {
+  Training run(true);
+  std::stringstream saved;
+  torch::serialize::OutputArchive out;
+  run.opt->save(out);
+  out.save_to(saved);
+  run.backward(0);  // and no step(): the pass was given up
+  torch::serialize::InputArchive in;
+  in.load_from(saved);
+  run.opt->load(in);
+  run.backward(1);
+  EXPECT_EQ(run.opt->state_of(run.net->parameters()[0]).step(), 1);
 }
 
 TEST(FusedBackward, MovesWithTheOptimizerAndWatchesNewGroups) {

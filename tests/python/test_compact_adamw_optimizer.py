@@ -136,6 +136,21 @@ def test_bad_options_are_refused_in_defaults_and_groups(options, message):
         CompactAdamW([p], on_nonfinite="drop")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": "x"}, "Invalid lr: 'x'; expected a number"),
+        ({"eps": None}, "Invalid eps: None; expected a number"),
+        ({"warmup": []}, r"Invalid warmup: \[\]; expected a number"),
+        ({"seed": -1}, "Invalid seed: -1; expected an integer from 0"),
+        ({"moments": 8}, "Invalid moments: 8; expected a string"),
+    ],
+)
+def test_options_of_another_type_are_named(options, message):
+    with pytest.raises(TypeError, match=message):
+        CompactAdamW([Parameter(torch.ones(2))], **options)
+
+
 @pytest.mark.parametrize("entry", **by_description)
 def test_o2_noop_when_grad_none(entry):
     """O2: nothing moves without a gradient, not even the step."""
