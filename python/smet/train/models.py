@@ -70,7 +70,9 @@ def build_model(config: PretrainConfig, vocab: int, found: Any | None = None) ->
             model: nn.Module = build(found, dtype=torch.float32, attn_implementation="sdpa")
         except ValueError as error:
             raise ConfigError(f"--model {config.model} cannot be built as a causal LM: {error}") from error
-    return model.to(DTYPES[config.dtype or "float32"]).train()
+    for param in model.parameters():  # not the buffers: rotary frequencies would lose bits
+        param.data = param.data.to(DTYPES[config.dtype or "float32"])
+    return model.train()
 
 
 def materialise(model: nn.Module, seed: int, device: torch.device) -> None:
