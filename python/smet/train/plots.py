@@ -72,11 +72,14 @@ def _draw_losses(axis: Any, runs: list[RunLog], colours: dict[int, str]) -> None
     highest, lowest = 0.0, np.inf
     for run in runs:
         colour, label = colours[id(run)], _label(run, runs)
-        hollow = {"linestyle": "none", "marker": "o", "markersize": 4.5, "markerfacecolor": "white"}
+        again = any(other.label == run.label for other in runs[: runs.index(run)])
+        dashes: Any = (0, (3, 3)) if again else "-"  # one curve on another: both are seen
+        marker = "x" if again else "o"
+        hollow = {"linestyle": "none", "marker": marker, "markersize": 4.5, "markerfacecolor": "white"}
         step, loss = np.asarray(run.steps["step"]), np.asarray(run.steps["loss"], dtype=np.float64)
         smooth = smoothed(loss)
         axis.plot(step, loss, color=colour, alpha=0.2, linewidth=0.7)
-        axis.plot(step, smooth, color=colour, linewidth=1.5, label=f"{label}: training")
+        axis.plot(step, smooth, color=colour, linewidth=1.5, linestyle=dashes, label=f"{label}: training")
         if run.evaluations:
             last = run.evaluations["val_loss"][-1]
             text = f"{label}: held-out ({last:.3f} at the end)"
