@@ -6,7 +6,7 @@ JOBS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find CMakeLists.txt pyproject.toml cmake include src kernels python/bindings -type f)
-TEST_SOURCES := $(shell find tests/cpp tests/gpusim benchmarks -type f)
+TEST_SOURCES := $(shell find tests/cpp tests/gpusim benchmarks examples/cpp -type f)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 

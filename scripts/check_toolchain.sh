@@ -20,5 +20,6 @@ if [ "${2:-}" = --tests ]; then
   has_header gtest/gtest.h || fail "GoogleTest is missing; install it: apt-get install libgtest-dev"
   has_header nlohmann/json.hpp || fail "nlohmann's JSON is missing; install it: apt-get install nlohmann-json3-dev"
   has_header openssl/evp.h || fail "OpenSSL's headers are missing; install them: apt-get install libssl-dev"
+  has_header gloo/rendezvous/store.h || fail "gloo's headers are missing; install them: apt-get install libgloo-dev"
   has_header benchmark/benchmark.h || fail "Google Benchmark is missing; install it: apt-get install libbenchmark-dev"
 fi

@@ -42,6 +42,10 @@ struct SaveOptions {
 std::string save_checkpoint(const std::string& root, torch::nn::Module& model, CompactAdamW* opt,
                             TopologyScheduler* topology, const SaveOptions& options);
 
+// The newest whole step folder in `root`; empty where there is no step folder. Damaged ones are passed over;
+// throws c10::ValueError when all are.
+std::optional<std::string> latest_checkpoint(const std::string& root);
+
 // Continues where save_checkpoint was called, from C++ or Python. `path` is a step folder, or a folder of
 // them, of which the newest whole one is taken. Everything is checked before anything changes; entries are
 // matched by name and copied into the existing tensors. Throws c10::ValueError naming the file, parameter,

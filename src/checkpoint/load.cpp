@@ -276,6 +276,15 @@ Checkpoint load(const Path& path, torch::nn::Module& model, CompactAdamW* opt, T
 }  // namespace
 }  // namespace checkpoint
 
+std::optional<std::string> latest_checkpoint(const std::string& root) {
+  try {
+    const auto found = checkpoint::latest_checkpoint(root);
+    return found ? std::optional(found->string()) : std::nullopt;
+  } catch (const std::invalid_argument& error) {
+    TORCH_CHECK_VALUE(false, "smet: ", error.what());
+  }
+}
+
 Checkpoint load_checkpoint(const std::string& path, torch::nn::Module& model, CompactAdamW* opt,
                            TopologyScheduler* topology) {
   try {

@@ -25,8 +25,8 @@ from smet.train.methods import flag
 # What may change between the two halves of a run without changing what it computes.
 _FREE = frozenset(
     {
-        *("out", "overwrite", "resume", "save_every", "keep", "print_every", "picture", "sample_tokens"),
-        *("threads", "device", "fused_backward", "checkpoint_activations"),
+        *("out", "overwrite", "prepare", "resume", "save_every", "keep", "print_every", "picture"),
+        *("sample_tokens", "threads", "device", "fused_backward", "checkpoint_activations"),
         *("data", "eval_data", "tokenizer", "text_column", "token_dtype", "max_bytes", "vocab"),
         *("eval_every", "eval_bytes", "eval_batch", "model"),  # names and weights of the model are compared
         *("batch", "accumulate"),  # their product may not

@@ -147,6 +147,12 @@ class PretrainConfig:
 
     out: str | None = option("output", "the run's folder; none: a new one in runs/", None, "FOLDER")
     overwrite: bool = option("output", "replace the run that --out holds", False)
+    prepare: bool = option(
+        "output",
+        "write tokens, configuration and a checkpoint of step 0 into --out, and stop: for "
+        "examples/cpp/train_llama",
+        False,
+    )
     print_every: int = option("output", "print one line every so many steps", 1)
     picture: bool = option("output", "draw run.png at the end", True)
 

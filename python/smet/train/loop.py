@@ -47,20 +47,13 @@ def train(
     neither evaluated nor finished, and True is returned. `checkpoints` says where it starts. Raises
     NonFiniteLossError before the optimizer step that a loss or gradient without a finite value would spoil.
     """
-    torch.manual_seed(config.seed + parallel.rank)  # dropout's: smet itself draws from no global generator
     phase = record.memory.phase
     with phase("build"):
-        if is_sparse(config):
-            record.display.line(str(sparsify(model, config)))
-        if config.checkpoint_activations:
-            checkpoint_activations(model)
-        optimizer = make_optimizer(model, config)
-    schedule = LambdaLR(optimizer, lambda done: lr_factor(config, done))
-    topology = make_topology(model, optimizer, config) if is_dynamic(config) else None
-    probe = AgeProbe(model, optimizer)
+        training = set_up(config, model, record.display.line, parallel.rank)
+    optimizer, schedule, topology = training.optimizer, training.schedule, training.topology
+    probe = training.probe
     batches = Batches(data.train, config.seq, config.batch, config.seed)
     replica = parallel.wrap(model)
-    training = Training(model, optimizer, schedule, topology, probe)
     done = checkpoints.restore(training) if checkpoints is not None else 0
 
     skipped = optimizer.skipped_steps
@@ -108,6 +101,19 @@ def train(
         if stopped:
             return True
     return False
+
+
+def set_up(config: PretrainConfig, model: nn.Module, show: Callable[[str], None], rank: int = 0) -> Training:
+    """The state of a run before its first step; `model`, which is dense, is made sparse here."""
+    torch.manual_seed(config.seed + rank)  # dropout's: smet itself draws from no global generator
+    if is_sparse(config):
+        show(str(sparsify(model, config)))
+    if config.checkpoint_activations:
+        checkpoint_activations(model)
+    optimizer = make_optimizer(model, config)
+    schedule = LambdaLR(optimizer, lambda done: lr_factor(config, done))
+    topology = make_topology(model, optimizer, config) if is_dynamic(config) else None
+    return Training(model, optimizer, schedule, topology, AgeProbe(model, optimizer))
 
 
 def sparsify(model: nn.Module, config: PretrainConfig) -> smet.ConversionTable:

@@ -127,6 +127,8 @@ def _check_together(config: PretrainConfig) -> None:
         )
     if config.overwrite and config.out is None:
         raise ConfigError("--overwrite needs --out")
+    if config.prepare and (config.out is None or config.resume == "auto"):
+        raise ConfigError("--prepare needs --out, the folder to write, and nothing to resume")
     if config.resume == "auto" and config.out is None:
         raise ConfigError("--resume auto needs --out, the folder of the run to continue")
     if config.resume == "auto" and config.overwrite:

@@ -38,6 +38,7 @@ from smet.train.memory_timeline import MemoryTimeline
 from smet.train.methods import is_sparse, resolve
 from smet.train.models import build_model, describe, load_model_config
 from smet.train.parallel import Parallel, parallel_run
+from smet.train.prepare import FILES, prepare
 from smet.train.record import Record
 from smet.train.stop import EXIT_CODES, stop_requests
 
@@ -100,6 +101,11 @@ def _run(
     if not done and parallel.is_main:
         checkpoints.clear()
         _save_setup(folder, config, model, data)
+    if config.prepare:
+        if parallel.world > 1:
+            raise ConfigError("--prepare is done by one process; start it without torchrun")
+        prepare(config, folder, model, data)
+        return RunResult(folder, {}, 0, [], [])
     with (
         JsonlLog(folder / "log.jsonl" if parallel.is_main else None, kept) as log,
         make_display(config.steps, config.print_every, silent=not parallel.is_main) as display,
@@ -245,9 +251,9 @@ def _choose_folder(config: PretrainConfig) -> Path:
 
 def _save_setup(folder: Path, config: PretrainConfig, model: nn.Module, data: TokenData) -> None:
     """All that the weights need to be used later. The saved configuration makes the same run elsewhere."""
-    for result in ("summary.json", "weights.pt", "sample.txt", "run.png"):
+    for result in ("summary.json", "weights.pt", "sample.txt", "run.png", *FILES):
         (folder / result).unlink(missing_ok=True)
-    saved = replace(config, out=None, overwrite=False)
+    saved = replace(config, out=None, overwrite=False, prepare=False)
     (folder / "config.yaml").write_text(yaml.safe_dump(saved.to_dict(), sort_keys=False), encoding="utf-8")
     model.config.save_pretrained(folder / "model")  # type: ignore[operator, union-attr]
     if data.tokenizer is not None:
