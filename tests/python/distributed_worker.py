@@ -285,9 +285,23 @@ def checkpoints(rank, world, folder):
     }
 
 
+def fused_backward(rank, world, folder):
+    """Gradients of one process must not update anything before they are averaged."""
+    model, opt, _ = build(fused_backward=True)
+    before = [param.detach().clone() for param in model.parameters()]
+    error = ""
+    try:
+        DDP(model)(batch(0, rank, 4)).sum().backward()
+    except RuntimeError as refused:
+        error = str(refused)
+    same = all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    return {"error": error, "unchanged": same and int(opt.state[model[4].weight]["step"]) == 0}
+
+
 SCENARIOS = (
     *(ddp, ddp_fp32_gradient_growth, different_torch_seeds, desync, flipped_bit, desync_of_seeds),
     *(nan_raise, nan_skip, shipped_bytes, checkpoints, fsdp2, fsdp2_without_ignored_params),
+    fused_backward,  # last: its backward pass ends in the middle
 )
 
 

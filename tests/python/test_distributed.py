@@ -68,6 +68,12 @@ def assert_bit_identical(one, two):
     ] == []
 
 
+def test_fused_backward_is_refused_before_any_write(of):
+    for result in of("fused_backward"):
+        assert "before DistributedDataParallel or FSDP average them" in result["error"]
+        assert result["unchanged"]
+
+
 def test_d1_two_ranks_equal_one_with_the_whole_batch(of):
     """fp64: to 1e-12, positions and cohorts exactly. The clipping norm too (D12)."""
     assert_close(of("ddp")[0], worker.run(0, 1))
