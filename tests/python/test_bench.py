@@ -78,6 +78,12 @@ def test_patience_ends():
     assert (rounds.kept, rounds.rejected) == (1, 11)
 
 
+def test_short_bodies_take_more_rounds_until_the_time_has_passed():
+    clock = Clock()
+    rounds = run_rounds({"dense": clock.body([9, 9])}, "dense", 3, clock, seconds=30)
+    assert (rounds.kept, clock.now) == (12, 30)  # two rounds of 9 seconds to warm up, then of one
+
+
 def test_bodies_run_once_a_round_in_changing_order():
     log = []
     run_rounds(

@@ -18,6 +18,7 @@ from smet.bench.rounds import Body, run_rounds
 from smet.bench.rows import Row
 
 DENSE = "dense"
+_AT_LEAST = 0.5  # seconds for one problem
 # Matrix products of one operation on [tokens, out] x [out, in].
 PRODUCTS = {"layer": 3, "forward": 1, "backward_input": 1, "backward_values": 1}
 
@@ -80,7 +81,7 @@ def measure_case(case: LayerCase, op: str, algorithms: Sequence[str], rounds: in
             bodies[peer.name] = alone(body_of(op, peer.layer, peer.weight, x, dy))
         if op == "forward":
             bodies["torch CSR, feature-major"] = csr_forward(weight, x)
-    measured = run_rounds(bodies, DENSE, rounds)
+    measured = run_rounds(bodies, DENSE, rounds, seconds=_AT_LEAST)
     flops = 2.0 * PRODUCTS[op] * case.out_features * case.in_features * case.tokens
     rows = []
     for name in bodies:

@@ -59,12 +59,17 @@ def run_rounds(
     baseline: str,
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
+    seconds: float = 0.0,
 ) -> Rounds:
-    """Run `bodies` in random order until `rounds` rounds count; the first two only warm up."""
+    """Run `bodies` in random order until `rounds` rounds count; the first two only warm up.
+
+    Short bodies take more rounds, until `seconds` have passed: a minimum wants an undisturbed moment of each.
+    """
     order = list(bodies)
     shuffle = random.Random(0).shuffle
     log: list[dict[str, dict[str, float]]] = []
-    for attempt in range(_PATIENCE * rounds + _WARM_UP):
+    began = clock()
+    for attempt in itertools.count():
         shuffle(order)
         taken: dict[str, dict[str, float]] = {}
         for name in order:
@@ -73,7 +78,8 @@ def run_rounds(
             taken[name] = {WHOLE: clock() - start, **(parts or {})}
         if attempt >= _WARM_UP:
             log.append(taken)
-        if sum(_counting(log, baseline)) >= rounds:
+        done = len(log) >= _PATIENCE * rounds or sum(_counting(log, baseline)) >= rounds
+        if done and clock() - began >= seconds:
             break
     samples = {name: {part: [taken[name][part] for taken in log] for part in log[0][name]} for name in bodies}
     return Rounds(samples, _counting(log, baseline))
