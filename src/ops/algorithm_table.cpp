@@ -25,9 +25,9 @@ bool always(const SparseProblem&) {
 //       32    1.86/1.14   1.52/1.10    .82/ .97    .40/ .97        .30
 //        8    2.83/1.30   2.06/1.10   1.34/1.01    .61/ .88        .13
 //        1    6.39/1.89   4.90/1.67   3.21/1.49   1.37/1.12        < .05
-// With AVX-512 on both sides (Sapphire Rapids, 768x768) the crossovers are the same within what a busy machine
-// shows: .55 at 512 tokens, .43 at 64, .25 at 32, .15 at 8.
-// Decoding is paid per call and a tile has at least 16 tokens, hence the form of the rule.
+// With AVX-512 on both sides (Sapphire Rapids, 768x768) the crossovers are the same within what a busy
+// machine shows: .55 at 512 tokens, .43 at 64, .25 at 32, .15 at 8. Decoding is paid per call and a tile has
+// at least 16 tokens, hence the form of the rule.
 bool few_weights_for_the_tokens(const SparseProblem& problem) {
   const auto tokens = static_cast<double>(problem.tokens);
   const double positions =
