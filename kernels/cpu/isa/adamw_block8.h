@@ -13,11 +13,29 @@ namespace {
 // Weights whose moments are kept between the two passes; those of a larger block are computed twice.
 inline constexpr std::int64_t kKept = 1024;
 
+// Where weights lie.
+template <typename Storage>
+struct Places {
+  Storage* param;
+  const Storage* grad;
+  std::uint8_t* m;
+  std::uint8_t* v;
+  const std::uint8_t* cohort;
+
+  explicit Places(const AdamWChunk& chunk)
+      : param(static_cast<Storage*>(chunk.param)),
+        grad(static_cast<const Storage*>(chunk.grad)),
+        m(static_cast<std::uint8_t*>(chunk.exp_avg)),
+        v(static_cast<std::uint8_t*>(chunk.exp_avg_sq)),
+        cohort(chunk.cohort) {}
+};
+
 // A group of fewer than sixteen weights in places of their own, filled up with zeros, whose moments are 0. In
 // memory other blocks' weights follow: those of the same chunk, which one thread computes in order, may be
 // read and written back as they are (`room`), others not.
 template <typename Storage>
-struct PartialGroup {
+class PartialGroup {
+ public:
   alignas(64) Storage param[kGroup];
   alignas(64) Storage grad[kGroup];
   alignas(16) std::uint8_t m[kGroup];
@@ -26,6 +44,22 @@ struct PartialGroup {
   int count;
   bool room;
 
+  [[gnu::noinline]] void fill(const Places<Storage>& at, std::int64_t i, int weights, bool has_room) {
+    count = weights;
+    room = has_room;
+    read(param, at.param + i);
+    read(grad, at.grad + i);
+    read(m, at.m + i);
+    read(v, at.v + i);
+    if (at.cohort != nullptr) read(cohort, at.cohort + i);
+  }
+  [[gnu::noinline]] void write_back(const Places<Storage>& at, std::int64_t i) const {
+    write(at.param + i, param);
+    write(at.m + i, m);
+    write(at.v + i, v);
+  }
+
+ private:
   template <typename T>
   void read(T* __restrict to, const T* __restrict from) const {
     if (room) {
@@ -50,23 +84,6 @@ struct PartialGroup {
   }
 };
 
-// Where weights lie.
-template <typename Storage>
-struct Places {
-  Storage* param;
-  const Storage* grad;
-  std::uint8_t* m;
-  std::uint8_t* v;
-  const std::uint8_t* cohort;
-
-  explicit Places(const AdamWChunk& chunk)
-      : param(static_cast<Storage*>(chunk.param)),
-        grad(static_cast<const Storage*>(chunk.grad)),
-        m(static_cast<std::uint8_t*>(chunk.exp_avg)),
-        v(static_cast<std::uint8_t*>(chunk.exp_avg_sq)),
-        cohort(chunk.cohort) {}
-};
-
 // The end of the weights from i on whose indices have one high word.
 inline std::int64_t end_of_stretch(std::int64_t first, std::int64_t i, std::int64_t end) {
   const std::int64_t stretch = i + (std::int64_t{1} << 32) - ((first + i) & 0xFFFFFFFF);
@@ -74,33 +91,27 @@ inline std::int64_t end_of_stretch(std::int64_t first, std::int64_t i, std::int6
 }
 
 // body(param, grad, m, v, cohort, i) for the groups of weights [begin, end); what it writes to them is kept
-// if `writes`.
+// if `writes`. One copy of the body serves whole and partial groups.
 template <bool writes, typename Storage, typename Body>
 [[gnu::always_inline]] inline void for_groups(const AdamWChunk& chunk, std::int64_t begin, std::int64_t end,
                                               const Body& body) {
   const Places<Storage> at(chunk);
+  PartialGroup<Storage> part;
   for (std::int64_t i = begin; i < end;) {
-    const std::int64_t stop = end_of_stretch(chunk.first, i, end);
-    for (; i + kGroup <= stop; i += kGroup) {
+    const std::int64_t left = end_of_stretch(chunk.first, i, end) - i;
+    const bool whole = left >= kGroup;
+    if (whole) {
       prefetch(writes ? static_cast<const void*>(at.param + i) : at.grad + i);
-      body(at.param + i, at.grad + i, at.m + i, at.v + i, at.cohort == nullptr ? nullptr : at.cohort + i, i);
+    } else {
+      part.fill(at, i, static_cast<int>(left), i + kGroup <= chunk.size);
     }
-    if (i == stop) continue;
-    PartialGroup<Storage> part;
-    part.count = static_cast<int>(stop - i);
-    part.room = i + kGroup <= chunk.size;
-    part.read(part.param, at.param + i);
-    part.read(part.grad, at.grad + i);
-    part.read(part.m, at.m + i);
-    part.read(part.v, at.v + i);
-    if (at.cohort != nullptr) part.read(part.cohort, at.cohort + i);
-    body(part.param, part.grad, part.m, part.v, at.cohort == nullptr ? nullptr : part.cohort, i);
+    const std::uint8_t* cohort = whole ? at.cohort + i : part.cohort;
+    body(whole ? at.param + i : part.param, whole ? at.grad + i : part.grad, whole ? at.m + i : part.m,
+         whole ? at.v + i : part.v, at.cohort == nullptr ? nullptr : cohort, i);
     if constexpr (writes) {
-      part.write(at.param + i, part.param);
-      part.write(at.m + i, part.m);
-      part.write(at.v + i, part.v);
+      if (!whole) part.write_back(at, i);
     }
-    i = stop;
+    i += whole ? kGroup : left;
   }
 }
 

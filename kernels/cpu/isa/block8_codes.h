@@ -32,14 +32,14 @@ struct GroupMoments {
 // The largest |m| and sqrt(v) of many groups. As bits, magnitudes order as numbers do, and NaN is the
 // largest.
 struct LargestMoments {
-  alignas(64) std::uint32_t m[8] = {};
-  alignas(64) std::uint32_t root_v[8] = {};
+  alignas(64) std::uint32_t m[kGroup] = {};
+  alignas(64) std::uint32_t root_v[kGroup] = {};
 
   [[gnu::always_inline]] void take(const GroupMoments& moments);
   void read(float* scale, float* scale_sq) const {
     std::uint32_t most_m = 0;
     std::uint32_t most_root = 0;
-    for (int lane = 0; lane < 8; ++lane) {
+    for (int lane = 0; lane < kGroup; ++lane) {
       most_m = most_m < m[lane] ? m[lane] : most_m;
       most_root = most_root < root_v[lane] ? root_v[lane] : most_root;
     }
@@ -64,10 +64,19 @@ template <typename Type>
 #endif
 }
 
-#ifdef __AVX2__
+}  // namespace
+}  // namespace smet::kernels::cpu::SMET_ISA_NAMESPACE
 
-// The loops of the other branch, by hand: the compiler's mixture of 8 and 32 bits takes several times as
-// long.
+#include "kernels/cpu/isa/block8_codes_512.h"
+
+namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
+namespace {
+
+#if defined(__AVX512F__)
+// block8_codes_512.h
+#elif defined(__AVX2__)
+
+// The loops of the last branch, by hand: the compiler's mixture of 8 and 32 bits takes several times as long.
 [[gnu::always_inline]] inline void decode_group(const std::uint8_t* codes_m, const std::uint8_t* codes_v,
                                                 Block8Factors unit, float* __restrict m,
                                                 float* __restrict v) {
@@ -166,8 +175,8 @@ inline void LargestMoments::take(const GroupMoments& moments) {
   for (int lane = 0; lane < kGroup; ++lane) {
     const std::uint32_t bits_m = float_bits(moments.m[lane]) & 0x7FFFFFFFU;
     const std::uint32_t bits_root = float_bits(moments.root_v[lane]) & 0x7FFFFFFFU;
-    m[lane % 8] = m[lane % 8] < bits_m ? bits_m : m[lane % 8];
-    root_v[lane % 8] = root_v[lane % 8] < bits_root ? bits_root : root_v[lane % 8];
+    m[lane] = m[lane] < bits_m ? bits_m : m[lane];
+    root_v[lane] = root_v[lane] < bits_root ? bits_root : root_v[lane];
   }
 }
 
