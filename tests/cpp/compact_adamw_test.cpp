@@ -238,7 +238,7 @@ TEST(CompactAdamW, MomentsOfTheOtherFormatAreConverted) {
   const Tensor root = opt.state_of(model.weight).exp_avg_sq().sqrt();
   const Tensor unit = state.exp_avg_sq_scale() / (255 * 255);
   const Tensor apart = (back->state_of(fourth.weight).exp_avg_sq().sqrt() - root).abs();
-  EXPECT_TRUE((apart <= (state.exp_avg_sq() + 1) * unit).all().item<bool>());
+  EXPECT_TRUE((apart <= (state.exp_avg_sq().to(torch::kFloat) + 1) * unit).all().item<bool>());
   train(*codes, third, 3, 4);
 }
 

@@ -37,9 +37,9 @@ template <typename Storage>
 class PartialGroup {
  public:
   alignas(64) Storage param[kGroup];
-  alignas(64) Storage grad[kGroup];
   alignas(16) std::uint8_t m[kGroup];
   alignas(16) std::uint8_t v[kGroup];
+  alignas(64) Storage grad[kGroup];
   alignas(16) std::uint8_t cohort[kGroup];
   int count;
   bool room;

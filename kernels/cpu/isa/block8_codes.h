@@ -136,8 +136,8 @@ inline __m256 eight_randoms(__m256i shifted) {
   const __m256 zero = _mm256_setzero_ps();
   __m256i coded_m[2];
   __m256i coded_v[2];
-  for (int half = 0; half < 2; ++half) {
-    const __m256i noise = hash.eight(8 * half);
+  for (std::int64_t half = 0; half < 2; ++half) {
+    const __m256i noise = hash.eight(static_cast<int>(8 * half));
     const __m256 x = _mm256_load_ps(moments.m + 8 * half);
     const __m256 root = _mm256_load_ps(moments.root_v + 8 * half);
     const __m256i code = eight_codes(_mm256_andnot_ps(_mm256_set1_ps(-0.0F), x), per_unit.m, kBlock8MaxM,
