@@ -10,7 +10,7 @@ TEST_SOURCES := $(shell find tests/cpp tests/gpusim benchmarks examples/cpp -typ
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-.PHONY: demo test test-long promises build lint bench bench-kernels clean
+.PHONY: demo test test-long promises build lint bench bench-kernels docs clean
 
 build: build/package
 
@@ -35,6 +35,9 @@ bench: build/package
 
 bench-kernels: build/tests
 	scripts/bench.sh build/benchmarks
+
+docs: build/package
+	$(BIN)/python docs/build.py
 
 lint: build/package
 	scripts/lint.sh $(BIN)

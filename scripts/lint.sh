@@ -22,6 +22,6 @@ if [ "${TIDY:-}" = all ]; then
 else
   git ls-files 'src/optim/*.cpp' 'src/topology/*.cpp' | built | turn | tidy
 fi
-"$bin/ruff" check python tests examples scripts
-"$bin/ruff" format --check python tests examples scripts
+"$bin/ruff" check python tests examples scripts docs
+"$bin/ruff" format --check python tests examples scripts docs
 "$bin/mypy"

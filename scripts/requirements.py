@@ -12,6 +12,6 @@ else:
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
 extras = project["project"]["optional-dependencies"]
 requirements = project["build-system"]["requires"] + project["project"]["dependencies"]
-for extra in ("train", "hf", "test", "lint"):
+for extra in ("train", "hf", "test", "lint", "docs"):
     requirements += extras[extra]
 print("\n".join(dict.fromkeys(r.replace(" ", "") for r in requirements)))

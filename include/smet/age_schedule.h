@@ -14,11 +14,12 @@ namespace smet {
 // learning-rate warm-up covers them. `custom`, where set, replaces the formula; it must return finite numbers
 // >= 0. One row of the cohort table per live cohort holds the result, so any function costs the same.
 struct AgeSchedule {
-  double warmup = 100;    // W, in updates; 0 = none
-  double boost = 1;       // B
-  double boost_tau = 50;  // tau, in updates
-  std::function<double(std::int64_t)> custom;
+  double warmup = 100;                         // W, in updates; 0 = none
+  double boost = 1;                            // B
+  double boost_tau = 50;                       // tau, in updates
+  std::function<double(std::int64_t)> custom;  // replaces the formula where set
 
+  // The schedules by name; they throw ValueError as check() does.
   static AgeSchedule none();
   static AgeSchedule linear(double warmup);
   static AgeSchedule boosted(double warmup, double boost, double boost_tau);

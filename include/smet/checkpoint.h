@@ -24,16 +24,18 @@ struct CheckpointRun {
   std::map<std::string, at::Tensor> tensors;
 };
 
+// What load_checkpoint found.
 struct Checkpoint {
   std::string path;       // the step folder
   std::int64_t step = 0;  // optimizer steps done
-  CheckpointRun run;
+  CheckpointRun run;      // what was saved beside model, optimizer and topology
 };
 
+// Options of save_checkpoint.
 struct SaveOptions {
   std::int64_t step = 0;             // names the folder
   std::optional<std::int64_t> keep;  // remove all but the newest so many, once the new one was read back
-  CheckpointRun run;
+  CheckpointRun run;                 // what else belongs to the run
 };
 
 // Writes root/step-00000300 and returns it. Parameters, buffers, optimizer state, topology clock and torch's

@@ -24,18 +24,19 @@ class FusedBackward;
 // Options of one parameter group; the names are those of Python's CompactAdamW. In a group's own options,
 // what is left at the value of the constructor takes the optimizer's default.
 struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<CompactAdamWOptions> {
+  // Everything but the learning rate at its default.
   CompactAdamWOptions(double lr = 1e-3) : lr_(lr) {}  // NOLINT: implicit, as torch's options are
-  using betas_t = std::tuple<double, double>;
+  using betas_t = std::tuple<double, double>;         // beta1, beta2
 
-  TORCH_ARG(double, lr);
-  TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);
-  TORCH_ARG(double, eps) = 1e-8;
-  TORCH_ARG(double, weight_decay) = 1e-2;
+  TORCH_ARG(double, lr);                                    // learning rate
+  TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);  // decay rates of the two moments
+  TORCH_ARG(double, eps) = 1e-8;                  // added to the root of the corrected second moment
+  TORCH_ARG(double, weight_decay) = 1e-2;         // decoupled
   TORCH_ARG(bool, coupled_weight_decay) = false;  // true: weight_decay * w is added to the gradient (Adam)
   TORCH_ARG(double, density_scaling) = 0.5;       // p of lr * density^-p; 0 = off
   TORCH_ARG(AgeSchedule, age_schedule);           // warm(a), see age_schedule.h
-  TORCH_ARG(bool, local_age) = true;  // false: moments corrected by the global step, as plain Adam
-  TORCH_ARG(bool, maximize) = false;
+  TORCH_ARG(bool, local_age) = true;             // false: moments corrected by the global step, as plain Adam
+  TORCH_ARG(bool, maximize) = false;             // ascend instead of descend
   TORCH_ARG(bool, stochastic_rounding) = false;  // of bfloat16 parameters
   TORCH_ARG(std::string, moments) = "fp32";      // or "bf16", "8bit": how they are stored; float64: "fp32"
   TORCH_ARG(int64_t, seed) = 0;                  // of the random rounding of parameters and moments
@@ -54,6 +55,7 @@ struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<Comp
   // A custom age schedule is not written; loading keeps the one that is set.
   void serialize(torch::serialize::InputArchive& archive) override;
   void serialize(torch::serialize::OutputArchive& archive) const override;
+  // As torch's learning-rate schedulers ask for it.
   double get_lr() const override { return lr(); }
   void set_lr(double lr) override { lr_ = lr; }
 };
@@ -63,12 +65,13 @@ struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamStat
   TORCH_ARG(int64_t, step) = 0;          // updates so far
   TORCH_ARG(torch::Tensor, exp_avg);     // like the parameter; float32, bfloat16 or int8, float64 for float64
   TORCH_ARG(torch::Tensor, exp_avg_sq);  // the same; uint8 beside int8
-  TORCH_ARG(torch::Tensor, exp_avg_scale);  // 8-bit moments only: float32 [rows, blocks]
-  TORCH_ARG(torch::Tensor, exp_avg_sq_scale);
-  TORCH_ARG(torch::Tensor, cohort);  // values of a sparse layer only: uint8 [n]
+  TORCH_ARG(torch::Tensor, exp_avg_scale);     // 8-bit moments only: float32 [rows, blocks]
+  TORCH_ARG(torch::Tensor, exp_avg_sq_scale);  // the same
+  TORCH_ARG(torch::Tensor, cohort);            // values of a sparse layer only: uint8 [n]
   TORCH_ARG(torch::Tensor, births);  // and int64 [256]: step after which a cohort was regrown, -1 = unused id
 
  public:
+  // As torch's optimizers write and read their state.
   void serialize(torch::serialize::InputArchive& archive) override;
   void serialize(torch::serialize::OutputArchive& archive) const override;
 };
@@ -98,9 +101,11 @@ class CompactAdamW : public torch::optim::Optimizer {
   // Keeps the names for errors: CompactAdamW(model->named_parameters(), ...).
   explicit CompactAdamW(const torch::OrderedDict<std::string, torch::Tensor>& named_params,
                         CompactAdamWOptions defaults = {});
+  // State, names and hooks move along; what was moved from is not used again.
   CompactAdamW(CompactAdamW&& other) noexcept;
   CompactAdamW& operator=(CompactAdamW&& other) noexcept;
 
+  // As torch's; checks the options and that no parameter is listed twice, and makes the state.
   void add_param_group(const torch::optim::OptimizerParamGroup& param_group);
 
   // One update. Throws, with nothing changed: when a gradient holds NaN or infinity (check_finite), or a
@@ -119,6 +124,7 @@ class CompactAdamW : public torch::optim::Optimizer {
   // State of `param`, made now if it has none. Throws ValueError for a parameter of another optimizer.
   CompactAdamWParamState& state_of(const torch::Tensor& param);
 
+  // Options and state of all parameters, by order.
   void save(torch::serialize::OutputArchive& archive) const override;
   // Parameters are matched by order. The option `moments` stays what it is here: moments that were saved in
   // another format are converted, to nearest (8-bit ones by the layer's positions: load the model before).

@@ -30,7 +30,7 @@ struct LayerView {
 
 // What a criterion may look at. Tensors are the live ones: read them, never write.
 struct TopologyContext {
-  LayerView layer;
+  LayerView layer;      // the layer at hand
   std::int64_t step;    // optimizer steps done
   std::int64_t update;  // number of this update, 1-based
   std::uint64_t key;    // layer_key(seed, name)
@@ -42,8 +42,8 @@ struct TopologyContext {
 // Scores [n] of any floating dtype; the smallest are pruned first (of |score| when `magnitude`). NaN comes
 // before every number, equal scores in the order of their positions.
 struct PruneScores {
-  at::Tensor score;
-  bool magnitude = false;
+  at::Tensor score;        // [n]
+  bool magnitude = false;  // whether |score| counts
 };
 
 // What a caller may give instead of a name: scores [n]; k flat positions, int64 [k], inactive and unique.

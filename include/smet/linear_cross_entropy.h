@@ -10,6 +10,7 @@
 
 namespace smet {
 
+// Options of linear_cross_entropy.
 struct LinearCrossEntropyOptions {
   TORCH_ARG(torch::Tensor, linear_bias);       // [classes], or undefined: none
   TORCH_ARG(std::string, reduction) = "mean";  // over targets that are not ignored; "sum"; "none"

@@ -14,21 +14,23 @@
 
 namespace smet {
 
+// Options of SparseLinear.
 struct SparseLinearOptions {
+  // Only the sizes have no default.
   SparseLinearOptions(int64_t in_features, int64_t out_features)
       : in_features_(in_features), out_features_(out_features) {}
 
-  TORCH_ARG(int64_t, in_features);
-  TORCH_ARG(int64_t, out_features);
-  TORCH_ARG(bool, bias) = true;
-  TORCH_ARG(double, density) = 0.25;           // of (0, 1]; n = round(density * out * in)
-  TORCH_ARG(std::string, algorithm) = "auto";  // a row of the algorithm table
-  TORCH_ARG(uint64_t, seed) = 0;               // positions and values are drawn from (seed, name)
-  TORCH_ARG(std::string, name);                // canonical name of the layer in its model
-  TORCH_ARG(std::optional<double>, init_std);  // empty: as torch::nn::Linear; s: normal, bias 0
-  TORCH_ARG(bool, fan_in_scale) = false;       // values times 1 / sqrt(density)
-  TORCH_ARG(at::Device, device) = at::Device(at::kCPU);
-  TORCH_ARG(at::ScalarType, dtype) = at::kFloat;
+  TORCH_ARG(int64_t, in_features);                       // columns of W
+  TORCH_ARG(int64_t, out_features);                      // rows of W
+  TORCH_ARG(bool, bias) = true;                          // whether there is one
+  TORCH_ARG(double, density) = 0.25;                     // of (0, 1]; n = round(density * out * in)
+  TORCH_ARG(std::string, algorithm) = "auto";            // a row of the algorithm table
+  TORCH_ARG(uint64_t, seed) = 0;                         // positions and values are drawn from (seed, name)
+  TORCH_ARG(std::string, name);                          // canonical name of the layer in its model
+  TORCH_ARG(std::optional<double>, init_std);            // empty: as torch::nn::Linear; s: normal, bias 0
+  TORCH_ARG(bool, fan_in_scale) = false;                 // values times 1 / sqrt(density)
+  TORCH_ARG(at::Device, device) = at::Device(at::kCPU);  // of all tensors
+  TORCH_ARG(at::ScalarType, dtype) = at::kFloat;         // of values and bias
 };
 
 // y = x W^T + b, W [out, in] zero outside its n active positions. Tensors as in the Python class:
@@ -38,6 +40,7 @@ struct SparseLinearOptions {
 // c10::TypeError that name the layer.
 class SparseLinearImpl : public torch::nn::Cloneable<SparseLinearImpl> {
  public:
+  // Allocates and draws as reset() does. Throws for an option out of range.
   SparseLinearImpl(int64_t in_features, int64_t out_features)
       : SparseLinearImpl(SparseLinearOptions(in_features, out_features)) {}
   explicit SparseLinearImpl(SparseLinearOptions options);
@@ -50,8 +53,8 @@ class SparseLinearImpl : public torch::nn::Cloneable<SparseLinearImpl> {
   // [..., in] -> [..., out], in values' dtype.
   at::Tensor forward(const at::Tensor& input);
 
-  int64_t nnz() const { return values.numel(); }
-  double density() const;
+  int64_t nnz() const { return values.numel(); }  // n, active weights
+  double density() const;                         // n / (out_features * in_features)
   // W as a dense [out, in] tensor, differentiable with respect to values.
   at::Tensor dense_weight() const;
   // Takes the packed positions `new_mask` (exactly n of them), in place.
@@ -64,6 +67,7 @@ class SparseLinearImpl : public torch::nn::Cloneable<SparseLinearImpl> {
   static std::shared_ptr<SparseLinearImpl> from_linear(const torch::nn::LinearImpl& linear,
                                                        SparseLinearOptions options,
                                                        const at::Tensor& mask = {});
+  // The torch::nn::Linear of the same function; zeros where no weight is active.
   torch::nn::Linear to_linear() const;
 
   // torch's Module::to(dtype) casts every buffer, integers included; here positions stay int32.
@@ -71,13 +75,17 @@ class SparseLinearImpl : public torch::nn::Cloneable<SparseLinearImpl> {
   void to(at::ScalarType dtype, bool non_blocking = false) override;
   void to(at::Device device, bool non_blocking = false) override;
 
+  // Values, mask and bias. Loading derives rank, and throws with nothing changed where shapes or n differ.
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;
+  // Sizes and exact density.
   void pretty_print(std::ostream& stream) const override;
 
-  SparseLinearOptions options;
-  at::Tensor values, bias;
-  at::Tensor mask, rank;
+  SparseLinearOptions options;  // as constructed; `to` keeps device and dtype right
+  at::Tensor values;            // parameter [n]
+  at::Tensor bias;              // parameter [out], or undefined
+  at::Tensor mask;              // buffer, int32 [out, ceil(in / 32)]
+  at::Tensor rank;              // buffer, int32 [out, ceil(in / 1024)]
   // Set by TopologyScheduler to an int64 [k] tensor when the coming backward must record the inactive
   // positions of largest |dW| there; undefined otherwise.
   at::Tensor grow_candidates;

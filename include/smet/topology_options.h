@@ -18,6 +18,7 @@ namespace smet {
 //
 //   TopologyOptions().interval(100).fraction(0.2).total_steps(20000)
 struct TopologyOptions {
+  // What prune and grow may be.
   using Prune = std::variant<std::string, PruneFunction>;
   using Grow = std::variant<std::string, GrowFunction>;
 

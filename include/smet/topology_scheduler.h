@@ -37,7 +37,7 @@ class TopologyScheduler {
   // CompactAdamW (newborns get their own age) and of torch's Adam, AdamW and SGD. Both must outlive the
   // scheduler. Throws ValueError when an option is out of range, the model has no sparse layer, or the
   // optimizer does not hold the values of one that requires a gradient; nothing is changed then.
-  TopologyScheduler(torch::nn::Module& model, torch::optim::Optimizer& optimizer, TopologyOptions options);
+  TopologyScheduler(torch::nn::Module& model, torch::optim::Optimizer& opt, TopologyOptions options);
   // Without an optimizer there is no state to move.
   TopologyScheduler(torch::nn::Module& model, TopologyOptions options);
   ~TopologyScheduler();
@@ -50,6 +50,7 @@ class TopologyScheduler {
   // updates the topology; returns what that did. An exception changes nothing.
   std::optional<TopologyUpdate> step();
 
+  // Optimizer steps counted so far; topology updates so far; what the last one did, if there was one.
   std::int64_t steps() const;
   std::int64_t updates() const;
   const std::optional<TopologyUpdate>& last_update() const;
@@ -60,8 +61,10 @@ class TopologyScheduler {
   // cohorts.
   std::map<std::int64_t, std::int64_t> ages(const std::string& layer) const;
 
+  // Counters, options and what is remembered per layer; positions belong to the model, ages to the optimizer.
   void save(torch::serialize::OutputArchive& archive) const;
-  // Throws ValueError naming the option or layer that differs from the saved one; nothing is changed then.
+  // Continues where save() was called. Throws ValueError naming the option or layer that differs from the
+  // saved one; nothing is changed then.
   void load(torch::serialize::InputArchive& archive);
 
  private:

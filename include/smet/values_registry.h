@@ -12,11 +12,12 @@
 
 namespace smet {
 
+// The layer that a values parameter belongs to.
 struct ValuesInfo {
-  std::int64_t out_features;
-  std::int64_t in_features;
-  std::string name;  // canonical layer name, "" while unknown
-  at::Tensor rank;   // int32 [out, ceil(in / 1024)]; undefined while unknown, or when the layer is gone
+  std::int64_t out_features;  // rows of W
+  std::int64_t in_features;   // columns of W
+  std::string name;           // canonical layer name, "" while unknown
+  at::Tensor rank;  // int32 [out, ceil(in / 1024)]; undefined while unknown, or when the layer is gone
 
   // Fraction of the positions that are active; 1 for a layer without positions.
   double density(std::int64_t nnz) const {

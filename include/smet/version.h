@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#define SMET_VERSION_MAJOR 0
-#define SMET_VERSION_MINOR 1
-#define SMET_VERSION_PATCH 0
+#define SMET_VERSION_MAJOR 0  // of the headers that a program is compiled against
+#define SMET_VERSION_MINOR 1  // the same
+#define SMET_VERSION_PATCH 0  // the same
 
 namespace smet {
 

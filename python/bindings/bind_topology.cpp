@@ -203,30 +203,42 @@ py::dict as_dict(const TopologyUpdate& update) {
 
 void bind_reports(py::module_& module) {
   py::class_<LayerUpdate>(module, "LayerUpdate", "What one topology update did to one layer.")
-      .def_readonly("name", &LayerUpdate::name)
-      .def_readonly("n", &LayerUpdate::n)
-      .def_readonly("k", &LayerUpdate::k)
-      .def_readonly("nan_count", &LayerUpdate::nan_count)
-      .def_readonly("hash", &LayerUpdate::hash)
-      .def_property_readonly("density", &LayerUpdate::density)
-      .def_property_readonly("churn", &LayerUpdate::churn)
-      .def_property_readonly("last_cohort_pruned", &LayerUpdate::last_cohort_pruned)
-      .def_property_readonly("explored", &LayerUpdate::explored)
-      .def("as_dict", [](const LayerUpdate& update) { return as_dict(update); });
+      .def_readonly("name", &LayerUpdate::name, "The layer's name.")
+      .def_readonly("n", &LayerUpdate::n, "Active weights; the same before and after.")
+      .def_readonly("k", &LayerUpdate::k, "Weights replaced.")
+      .def_readonly("nan_count", &LayerUpdate::nan_count, "NaN scores; these weights are pruned first.")
+      .def_readonly("hash", &LayerUpdate::hash, "64-bit hash of the positions.")
+      .def_property_readonly("density", &LayerUpdate::density,
+                             "Part of the positions that is active, n over all.")
+      .def_property_readonly("churn", &LayerUpdate::churn, "Part of the weights that was replaced, k over n.")
+      .def_property_readonly("last_cohort_pruned", &LayerUpdate::last_cohort_pruned,
+                             "Part of the previous update's newborns that this one pruned, or None.")
+      .def_property_readonly("explored", &LayerUpdate::explored,
+                             "Part of the positions that was ever active, or None without track_explored.")
+      .def(
+          "as_dict", [](const LayerUpdate& update) { return as_dict(update); },
+          "The same as numbers and strings.");
   py::class_<TopologyUpdate>(module, "TopologyUpdate", "What one topology update did; print it.")
-      .def_readonly("update", &TopologyUpdate::update)
-      .def_readonly("step", &TopologyUpdate::step)
-      .def_readonly("fraction", &TopologyUpdate::fraction)
-      .def_readonly("hash", &TopologyUpdate::hash)
-      .def_readonly("layers", &TopologyUpdate::layers)
-      .def_property_readonly("n", &TopologyUpdate::n)
-      .def_property_readonly("k", &TopologyUpdate::k)
-      .def_property_readonly("nan_count", &TopologyUpdate::nan_count)
-      .def_property_readonly("density", &TopologyUpdate::density)
-      .def_property_readonly("churn", &TopologyUpdate::churn)
-      .def_property_readonly("last_cohort_pruned", &TopologyUpdate::last_cohort_pruned)
-      .def_property_readonly("explored", &TopologyUpdate::explored)
-      .def("as_dict", [](const TopologyUpdate& update) { return as_dict(update); })
+      .def_readonly("update", &TopologyUpdate::update, "Number of the update, 1-based.")
+      .def_readonly("step", &TopologyUpdate::step, "Optimizer steps done.")
+      .def_readonly("fraction", &TopologyUpdate::fraction, "Asked for: f(step).")
+      .def_readonly("hash", &TopologyUpdate::hash, "64-bit hash of the positions.")
+      .def_readonly("layers", &TopologyUpdate::layers, "What it did to each layer.")
+      .def_property_readonly("n", &TopologyUpdate::n, "Active weights; the same before and after.")
+      .def_property_readonly("k", &TopologyUpdate::k, "Weights replaced.")
+      .def_property_readonly("nan_count", &TopologyUpdate::nan_count,
+                             "NaN scores; these weights are pruned first.")
+      .def_property_readonly("density", &TopologyUpdate::density,
+                             "Part of the positions that is active, n over all.")
+      .def_property_readonly("churn", &TopologyUpdate::churn,
+                             "Part of the weights that was replaced, k over n.")
+      .def_property_readonly("last_cohort_pruned", &TopologyUpdate::last_cohort_pruned,
+                             "Part of the previous update's newborns that this one pruned, or None.")
+      .def_property_readonly("explored", &TopologyUpdate::explored,
+                             "Part of the positions that was ever active, or None without track_explored.")
+      .def(
+          "as_dict", [](const TopologyUpdate& update) { return as_dict(update); },
+          "The same as numbers and strings.")
       .def("__str__", &TopologyUpdate::to_string)
       .def("__repr__", &TopologyUpdate::to_string);
 }

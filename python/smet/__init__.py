@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Train language models of which only a fraction of the weights ever exists.
 
+SKIP is what `sparsify_` leaves dense unless told otherwise, cmake_prefix_path what a C++ project that uses
+the library gives to CMake, and __version__ the version of both.
+
 Names are resolved on first use (PEP 562), so that `smet --help` answers before torch (2 s) is loaded.
 The operators are registered as soon as both packages are imported, in whichever order.
 """
@@ -85,7 +88,8 @@ def __getattr__(name: str) -> Any:
     if name == "_C":
         return _load_engine()
     if name == "cmake_prefix_path":  # for -DCMAKE_PREFIX_PATH, as torch.utils.cmake_prefix_path
-        return str(Path(_load_engine().__file__).parent / "share" / "cmake")
+        globals()[name] = path = str(Path(_load_engine().__file__).parent / "share" / "cmake")
+        return path
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'smet' has no attribute '{name}'")
     _load_engine()

@@ -30,7 +30,7 @@ Commit = Callable[[], None]  # carries out what was checked
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was loaded: the step folder, the steps done, and the caller's `extra`."""
+    """What was loaded: the `path` of the step folder, the `step`s done, and the caller's `extra`."""
 
     path: Path
     step: int
