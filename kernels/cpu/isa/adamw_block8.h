@@ -36,10 +36,10 @@ struct Places {
 template <typename Storage>
 class PartialGroup {
  public:
-  alignas(64) Storage param[kGroup];
+  alignas(32) Storage param[kGroup];
+  alignas(32) Storage grad[kGroup];
   alignas(16) std::uint8_t m[kGroup];
   alignas(16) std::uint8_t v[kGroup];
-  alignas(64) Storage grad[kGroup];
   alignas(16) std::uint8_t cohort[kGroup];
   int count;
   bool room;

@@ -114,8 +114,8 @@ class GroupRows {
   }
 
  private:
-  const Compute* table_;
   Rows<Compute> rows_;
+  const Compute* table_;
   int held_ = 0;  // the id whose row fills `rows_`, or -1
 };
 
