@@ -49,9 +49,8 @@ def train(
     """
     phase = record.memory.phase
     with phase("build"):
-        training = set_up(config, model, record.display.line, parallel.rank)
-    optimizer, schedule, topology = training.optimizer, training.schedule, training.topology
-    probe = training.probe
+        training = set_up(config, model, lambda text: record.display.line(text), parallel.rank)
+    optimizer, schedule, probe = training.optimizer, training.schedule, training.probe
     batches = Batches(data.train, config.seq, config.batch, config.seed)
     replica = parallel.wrap(model)
     done = checkpoints.restore(training) if checkpoints is not None else 0
@@ -78,20 +77,11 @@ def train(
         if probe.result is not None:
             record.update_sizes(probe.result)
 
-        if step == config.steps or (config.eval_every and step % config.eval_every == 0):
-            # Before the topology changes: just after it, newborn weights are still zero.
-            bytes_ = data.held_out_bytes
-            if parallel.is_main:
-                assert config.eval_batch is not None
-                with phase("evaluation", step):
-                    result = evaluate(model, data.held_out, config.seq, config.eval_batch, bytes_)
-                record.evaluated(step, result)
-        if topology is not None:
-            with phase("topology", step):
-                update = topology.step()
-            if update is not None:
-                probe.grew(step, update.update)
-                record.topology(step, update)
+        # Before the topology changes: just after it, newborn weights are still zero.
+        due = step == config.steps or (config.eval_every and step % config.eval_every == 0)
+        if due and parallel.is_main:
+            held_out(config, model, data, record, step)
+        change_topology(training, record, step)
         optimizer.zero_grad()
         stopped = parallel.any(should_stop()) and step < config.steps
         if checkpoints is not None and checkpoints.due(step, stopped):
@@ -101,6 +91,25 @@ def train(
         if stopped:
             return True
     return False
+
+
+def held_out(config: PretrainConfig, model: nn.Module, data: TokenData, record: Record, step: int) -> None:
+    """Evaluate the model after `step` steps."""
+    assert config.eval_batch is not None
+    with record.memory.phase("evaluation", step):
+        result = evaluate(model, data.held_out, config.seq, config.eval_batch, data.held_out_bytes)
+    record.evaluated(step, result)
+
+
+def change_topology(training: Training, record: Record, step: int) -> None:
+    """Count one step, and update the topology when it is due."""
+    if training.topology is None:
+        return
+    with record.memory.phase("topology", step):
+        update = training.topology.step()
+    if update is not None:
+        training.probe.grew(step, update.update)
+        record.topology(step, update)
 
 
 def set_up(config: PretrainConfig, model: nn.Module, show: Callable[[str], None], rank: int = 0) -> Training:

@@ -119,27 +119,22 @@ def _run(
             display.line(f"predicted {predicted}")
         tokens = config.batch * config.seq * config.accumulate * parallel.world
         record = Record(log, display, config.steps, tokens, memory)
+        expected = predicted.total if predicted else None
         if done:
             record.replay(kept)
             display.line(f"resuming after step {done}")
             log.write("resume", step=done, versions=versions())
         else:
-            log.write(
-                "start",
-                config=config.to_dict(),
-                versions=versions(),
-                vocab=data.vocab,
-                predicted_peak_bytes=predicted.total if predicted else None,
-            )
+            start = {"config": config.to_dict(), "versions": versions(), "vocab": data.vocab}
+            log.write("start", **start, predicted_peak_bytes=expected)
         stopped = train(config, model, data, record, stop, checkpoints, parallel)
         if parallel.is_main:
             with memory.phase("save", len(record.losses)):
                 _save_weights(model, folder / "weights.pt")
-        summary = _summary(config, model, record, stopped)
-        summary["predicted_peak_bytes"] = predicted.total if predicted else None
-        if predicted:
+        summary = _summary(config, model, record, stopped) | {"predicted_peak_bytes": expected}
+        if expected:
             display.line(
-                f"peak {format_bytes(summary['peak_rss_bytes'])}, predicted {format_bytes(predicted.total)}"
+                f"peak {format_bytes(summary['peak_rss_bytes'])}, predicted {format_bytes(expected)}"
             )
         log.write("end", **{key: value for key, value in summary.items() if key != "config"})
     if parallel.is_main:
