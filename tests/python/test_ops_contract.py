@@ -16,6 +16,7 @@ def adamw_arguments():
     tensors = [[torch.rand(n)] for _ in range(4)]
     return (
         *tensors,
+        *([],) * 4,  # no scales, ranks or columns: no 8-bit moments
         [torch.zeros(n, dtype=torch.uint8)],
         [tables],
         [0.9],
@@ -56,6 +57,8 @@ def samples(requires_grad):
     ]
     if requires_grad:
         return differentiable
+    hidden, classes, target = torch.randn(5, 3), torch.randn(7, 3), torch.arange(5)
+    logsumexp = (hidden @ classes.t()).double().logsumexp(1)
     moments = [torch.rand(n), torch.rand(n)]
     cohort = torch.zeros(n, dtype=torch.uint8)
     plan = (mask, rank, fresh[0], True, cols, 3, None, 7, 1)
@@ -64,6 +67,11 @@ def samples(requires_grad):
         ("mask_rank", (mask, cols)),
         ("mask_hash", (mask, cols)),
         ("draw_positions", (mask, cols, 5, 7)),
+        ("linear_cross_entropy", (hidden, classes, target)),
+        (
+            "linear_cross_entropy_backward",
+            (torch.ones(5), hidden, classes, target, logsumexp, None, -100, 3, True, True, True),
+        ),
         ("grad_topk_", (torch.zeros(4, dtype=torch.int64), dy, x, mask)),
         ("adamw_step_", adamw_arguments()),
         ("topology_plan", plan),
