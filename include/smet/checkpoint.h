@@ -6,6 +6,7 @@
 #include <torch/nn/module.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -35,7 +36,15 @@ struct Checkpoint {
 struct SaveOptions {
   std::int64_t step = 0;             // names the folder
   std::optional<std::int64_t> keep;  // remove all but the newest so many, once the new one was read back
+  bool gradients = false;            // save gradients too: a stop between the backward passes of one step
   CheckpointRun run;                 // what else belongs to the run
+};
+
+// Options of load_checkpoint.
+struct LoadOptions {
+  bool restore_generators = true;  // torch's CPU generator
+  // Called before anything changes, with what the caller gave to save_checkpoint; may throw.
+  std::function<void(const CheckpointRun&)> check_extra;
 };
 
 // Writes root/step-00000300 and returns it. Parameters, buffers, optimizer state, topology clock and torch's
@@ -48,11 +57,15 @@ std::string save_checkpoint(const std::string& root, torch::nn::Module& model, C
 // throws c10::ValueError when all are.
 std::optional<std::string> latest_checkpoint(const std::string& root);
 
+// Throws c10::ValueError unless the step folder `path` is complete and every checksum fits.
+void verify_checkpoint(const std::string& path);
+
 // Continues where save_checkpoint was called, from C++ or Python. `path` is a step folder, or a folder of
 // them, of which the newest whole one is taken. Everything is checked before anything changes; entries are
-// matched by name and copied into the existing tensors. Throws c10::ValueError naming the file, parameter,
-// layer or option that is wrong.
+// matched by name and copied into the existing tensors. Without `opt`, as for inference, the optimizer's file
+// is not read and need not be there. Throws c10::ValueError naming the file, parameter, layer or option that
+// is wrong.
 Checkpoint load_checkpoint(const std::string& path, torch::nn::Module& model, CompactAdamW* opt = nullptr,
-                           TopologyScheduler* topology = nullptr);
+                           TopologyScheduler* topology = nullptr, const LoadOptions& options = {});
 
 }  // namespace smet

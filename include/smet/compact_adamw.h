@@ -40,9 +40,12 @@ struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<Comp
   TORCH_ARG(bool, stochastic_rounding) = false;  // of bfloat16 parameters
   TORCH_ARG(std::string, moments) = "fp32";      // or "bf16", "8bit": how they are stored; float64: "fp32"
   TORCH_ARG(int64_t, seed) = 0;                  // of the random rounding of parameters and moments
-  // Of the whole optimizer, as it is constructed:
-  TORCH_ARG(bool, check_finite) = true;
-  TORCH_ARG(bool, fused_backward) = false;  // see CompactAdamW
+  // What a NaN or infinite gradient does: "raise" (step() throws with the parameter's name before anything is
+  // changed), "skip" (the step is left out: nothing moves, neither ages nor the topology's clock;
+  // skipped_steps() counts it and a warning says it) or "ignore" (no check; what torch does). Of the whole
+  // optimizer: the one it is constructed with counts.
+  TORCH_ARG(std::string, on_nonfinite) = "raise";
+  TORCH_ARG(bool, fused_backward) = false;  // see CompactAdamW; of the whole optimizer too
 
  public:
   // Shorthands for the fields of age_schedule.
@@ -88,8 +91,8 @@ struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamStat
 // fused_backward(true): each parameter is updated during backward(), as soon as its gradient is complete, and
 // the gradient is freed, so that only one layer's is alive at a time. step() then ends the step (and updates
 // what has a gradient nonetheless). Results are those of the ordinary step, bit for bit. Not with gradient
-// accumulation or several processes: a second gradient before step() throws. check_finite throws before the
-// parameter at hand is changed, but after those nearer to the loss.
+// accumulation or several processes: a second gradient before step() throws. on_nonfinite "raise" throws
+// before the parameter at hand is changed, but after those nearer to the loss; "skip" needs clipped_backward.
 class CompactAdamW : public torch::optim::Optimizer {
  public:
   // Throws ValueError for an empty list, a parameter that is listed twice or an option out of range;
@@ -108,7 +111,7 @@ class CompactAdamW : public torch::optim::Optimizer {
   // As torch's; checks the options and that no parameter is listed twice, and makes the state.
   void add_param_group(const torch::optim::OptimizerParamGroup& param_group);
 
-  // One update. Throws, with nothing changed: when a gradient holds NaN or infinity (check_finite), or a
+  // One update. Throws, with nothing changed: when a gradient holds NaN or infinity (on_nonfinite), or a
   // gradient or state does not fit its parameter. Returns what the closure returned, else an undefined
   // tensor.
   torch::Tensor step(LossClosure closure = nullptr) override;
@@ -116,10 +119,13 @@ class CompactAdamW : public torch::optim::Optimizer {
   // With fused_backward: clip by the exact norm of all gradients, at the price of a second pass. Calls
   // `backward` (forward and backward pass, returns the loss) twice from the same state of torch's generators:
   // the first pass measures each gradient and frees it, the second one updates with gradients times min(1,
-  // max_norm / (norm + 1e-6)), as clip_grad_norm_ and step() would. A gradient or a norm that is not
-  // finite throws between the two, when nothing is changed. Call step() after it. Returns (the last loss, the
-  // norm before).
+  // max_norm / (norm + 1e-6)), as clip_grad_norm_ and step() would. A gradient or a norm that is not finite
+  // throws, or skips the step, between the two, when nothing is changed. Call step() after it. Returns (the
+  // last loss, the norm before).
   std::pair<torch::Tensor, torch::Tensor> clipped_backward(const LossClosure& backward, double max_norm);
+
+  // Steps left out since this object was built (on_nonfinite "skip").
+  int64_t skipped_steps() const { return skipped_steps_; }
 
   // State of `param`, made now if it has none. Throws ValueError for a parameter of another optimizer.
   CompactAdamWParamState& state_of(const torch::Tensor& param);
@@ -142,7 +148,9 @@ class CompactAdamW : public torch::optim::Optimizer {
 
   std::vector<Place> places() const;
   void update(const std::vector<Place>& chosen, bool check_finite);
-  bool checks_finite() const;
+  const std::string& on_nonfinite() const;
+  bool skips(const std::vector<Place>& chosen);
+  void count_skipped(const std::string& why);
   void set_group_options(size_t group, const torch::optim::OptimizerParamGroup& given);
   void check_new_params(size_t first_group) const;
   void make_states(size_t first_group);
@@ -154,6 +162,7 @@ class CompactAdamW : public torch::optim::Optimizer {
 
   std::unordered_map<const void*, std::string> names_;
   std::shared_ptr<FusedBackward> fused_;
+  int64_t skipped_steps_ = 0;
 };
 
 }  // namespace smet

@@ -5,6 +5,7 @@
 #include "smet/age_schedule.h"
 #include "smet/checkpoint.h"  // its functions need a build with nlohmann-json3-dev and libssl-dev
 #include "smet/compact_adamw.h"
+#include "smet/convert.h"
 #include "smet/linear_cross_entropy.h"
 #include "smet/sparse_linear.h"
 #include "smet/sparsify.h"

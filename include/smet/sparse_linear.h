@@ -14,7 +14,7 @@
 
 namespace smet {
 
-// Options of SparseLinear.
+// Options of SparseLinear; names and defaults are those of Python's.
 struct SparseLinearOptions {
   // Only the sizes have no default.
   SparseLinearOptions(int64_t in_features, int64_t out_features)
@@ -28,9 +28,9 @@ struct SparseLinearOptions {
   TORCH_ARG(uint64_t, seed) = 0;                         // positions and values are drawn from (seed, name)
   TORCH_ARG(std::string, name);                          // canonical name of the layer in its model
   TORCH_ARG(std::optional<double>, init_std);            // empty: as torch::nn::Linear; s: normal, bias 0
-  TORCH_ARG(bool, fan_in_scale) = false;                 // values times 1 / sqrt(density)
+  TORCH_ARG(std::optional<std::string>, init_scale);     // "fan_in": values times 1 / sqrt(density)
   TORCH_ARG(at::Device, device) = at::Device(at::kCPU);  // of all tensors
-  TORCH_ARG(at::ScalarType, dtype) = at::kFloat;         // of values and bias
+  TORCH_ARG(at::ScalarType, dtype) = at::get_default_dtype_as_scalartype();  // of values and bias
 };
 
 // y = x W^T + b, W [out, in] zero outside its n active positions. Tensors as in the Python class:
@@ -62,13 +62,16 @@ class SparseLinearImpl : public torch::nn::Cloneable<SparseLinearImpl> {
   // What set_mask checks: throws, naming `what`, unless new_mask holds n positions of this layer's shape.
   void check_mask(const at::Tensor& new_mask, const char* what) const;
 
-  // The weights of a dense layer at `options.density` keyed positions, or at the positions of a packed or
-  // boolean [out, in] `mask`; device, dtype and requires_grad are those of the dense layer.
-  static std::shared_ptr<SparseLinearImpl> from_linear(const torch::nn::LinearImpl& linear,
-                                                       SparseLinearOptions options,
-                                                       const at::Tensor& mask = {});
+  // The weights of a dense layer at the positions of `mask` (packed, or boolean [out, in]), else at
+  // options.density of them: drawn by (seed, name) with select = "random", or those of the largest |w| with
+  // "magnitude" (equal ones: the larger flat position). With options.init_std the values are drawn anew.
+  // Device, dtype and requires_grad are those of the dense layer.
+  static std::shared_ptr<SparseLinearImpl> from_dense(const torch::nn::LinearImpl& source,
+                                                      SparseLinearOptions options,
+                                                      const at::Tensor& mask = {},
+                                                      const std::string& select = "random");
   // The torch::nn::Linear of the same function; zeros where no weight is active.
-  torch::nn::Linear to_linear() const;
+  torch::nn::Linear to_dense() const;
 
   // torch's Module::to(dtype) casts every buffer, integers included; here positions stay int32.
   void to(at::Device device, at::ScalarType dtype, bool non_blocking = false) override;

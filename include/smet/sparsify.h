@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Looking at a sparse model: its layers and its bytes; distribution.h shares one density out over layers.
-//
-// In C++ a module's member has a fixed type, so a layer is made sparse where it is declared (SparseLinear in
-// place of Linear, SparseLinear::from_linear to take over weights); there is no sparsify_ as in Python.
+// Looking at a sparse model: its layers and its bytes; convert.h makes one, distribution.h shares one density
+// out over layers.
 #pragma once
 
 #include <torch/nn/module.h>

@@ -4,7 +4,6 @@
 #include <torch/arg.h>
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <variant>
 
@@ -18,9 +17,10 @@ namespace smet {
 //
 //   TopologyOptions().interval(100).fraction(0.2).total_steps(20000)
 struct TopologyOptions {
-  // What prune and grow may be.
+  // What prune, grow and stop may be.
   using Prune = std::variant<std::string, PruneFunction>;
   using Grow = std::variant<std::string, GrowFunction>;
+  using Stop = std::variant<double, std::int64_t>;
 
   // Optimizer steps between two updates, >= 1.
   TORCH_ARG(std::int64_t, interval) = 100;
@@ -29,9 +29,8 @@ struct TopologyOptions {
   TORCH_ARG(double, fraction) = 0.2;
   TORCH_ARG(double, final_fraction) = 0.005;
   TORCH_ARG(std::string, fraction_schedule) = "cosine";
-  // Updates end at this fraction of total_steps, in [0, 1]; stop_step, where set, is the step itself.
-  TORCH_ARG(double, stop) = 0.75;
-  TORCH_ARG(std::optional<std::int64_t>, stop_step) = std::nullopt;
+  // Where updates end: a double is a fraction of total_steps, in [0, 1], an integer a step.
+  TORCH_ARG(Stop, stop) = 0.75;
   // Optimizer steps of the whole run, >= 1. Must be given.
   TORCH_ARG(std::int64_t, total_steps) = 0;
   // Criterion by name (prune_criteria(), grow_criteria()) or a function.
@@ -46,7 +45,7 @@ struct TopologyOptions {
   // Throws ValueError naming the option that is out of range.
   void check() const;
 
-  // First step without an update: stop_step, or stop * total_steps rounded up.
+  // First step without an update: `stop`, or stop * total_steps rounded up.
   std::int64_t end_step() const;
 
   // f(t).

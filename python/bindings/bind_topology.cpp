@@ -90,7 +90,7 @@ TopologyOptions make_options(const py::dict& options) {
       .seed(options["seed"].cast<std::int64_t>())
       .track_explored(options["track_explored"].cast<bool>());
   if (py::isinstance<py::int_>(options["stop"])) {
-    result.stop_step(options["stop"].cast<std::int64_t>());
+    result.stop(options["stop"].cast<std::int64_t>());
   } else {
     result.stop(options["stop"].cast<double>());
   }

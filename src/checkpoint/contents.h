@@ -41,7 +41,7 @@ std::string hash_text(const at::Tensor& mask, std::int64_t cols);
 
 // Options of a parameter group <-> the manifest's, with the names of Python's.
 Json options_to_json(const CompactAdamWOptions& options);
-// Keeps what the manifest cannot say (a custom age schedule, check_finite). Throws for a missing option.
+// Keeps what the manifest cannot say (a custom age schedule, on_nonfinite). Throws for a missing option.
 CompactAdamWOptions options_from_json(const Json& json, const CompactAdamWOptions& here);
 
 // Explored bitmaps go to, and come from, `run`.

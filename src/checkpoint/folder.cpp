@@ -155,20 +155,21 @@ Json read_manifest(const Path& folder) {
   return manifest;
 }
 
-TensorFiles open_files(const Path& folder, const Json& manifest) {
+TensorFiles open_files(const Path& folder, const Json& manifest, const FileNames& needed) {
   TensorFiles files;
-  for (const auto& [name, entry] : manifest["files"].items())
-    files.emplace(name, open_file(folder / name, entry));
+  for (const auto& [name, entry] : manifest["files"].items()) {
+    if (needed.empty() || needed.contains(name)) files.emplace(name, open_file(folder / name, entry));
+  }
   return files;
 }
 
-std::optional<Path> latest_checkpoint(const Path& root) {
+std::optional<Path> latest_checkpoint(const Path& root, const FileNames& needed) {
   std::vector<std::int64_t> steps = checkpoint_steps(root);
   std::string damaged;
   for (; !steps.empty(); steps.pop_back()) {
     const Path folder = step_folder(root, steps.back());
     try {
-      open_files(folder, read_manifest(folder));
+      open_files(folder, read_manifest(folder), needed);
       return folder;
     } catch (const std::invalid_argument& error) {
       damaged += std::string(damaged.empty() ? "" : "; ") + error.what();

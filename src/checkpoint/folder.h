@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -40,12 +41,16 @@ std::vector<std::int64_t> checkpoint_steps(const Path& root);
 std::string dump_manifest(const Json& manifest);
 Json read_manifest(const Path& folder);
 
-// Maps every file of a step folder: plain, of the size and the digest that the manifest says, and with the
-// tensors that it lists.
-TensorFiles open_files(const Path& folder, const Json& manifest);
+// Which files of a step folder are looked at; empty: all.
+using FileNames = std::set<std::string>;
 
-// The newest whole step folder; none where there is no step folder. Throws when all are damaged.
-std::optional<Path> latest_checkpoint(const Path& root);
+// Maps files of a step folder: plain, of the size and the digest that the manifest says, and with the tensors
+// that it lists.
+TensorFiles open_files(const Path& folder, const Json& manifest, const FileNames& needed = {});
+
+// The newest step folder of which `needed` is whole; none where there is no step folder. Throws when all are
+// damaged.
+std::optional<Path> latest_checkpoint(const Path& root, const FileNames& needed = {});
 
 // A new, empty folder for what is being written; what interrupted writers left is removed first.
 Path unfinished_folder(const Path& root, std::int64_t step);

@@ -60,7 +60,8 @@ class Plan {
   void check_model();
   void check_optimizer(CompactAdamW& opt);
   void check_topology(TopologyScheduler& topology);
-  CheckpointRun check_run();
+  CheckpointRun check_run(bool restore_generators);
+  void check_gradients(torch::nn::Module& model);
   void carry_out() {
     for (const Commit& commit : commits_) commit();
   }
@@ -223,14 +224,13 @@ void Plan::check_topology(TopologyScheduler& topology) {
   commits_.push_back([&topology, state] { load_topology_state(topology, state); });
 }
 
-CheckpointRun Plan::check_run() {
+CheckpointRun Plan::check_run(bool restore_generators) {
   CheckpointRun run{.state = manifest_["run"].dump(), .tensors = {}};
   if (!files_.contains(kRunFile)) return run;
   for (const auto& [name, entry] : files_.at(kRunFile).entries) {
-    if (name.rfind("gradients/", 0) == 0) {
-      fail("it was saved between the backward passes of a step, which only Python resumes");
-    }
+    const auto starts = [&name = name](const char* prefix) { return name.rfind(prefix, 0) == 0; };
     if (name == "generators/0/torch") {
+      if (!restore_generators) continue;
       at::Generator generator = at::detail::getDefaultCPUGenerator();
       check_like(entry, generator.get_state().sizes(), at::kByte);
       try {
@@ -240,35 +240,61 @@ CheckpointRun Plan::check_run() {
       }
       commits_.push_back(
           [this, generator]() mutable { generator.set_state(read(files_, kRunFile, "generators/0/torch")); });
-    } else if (name.rfind("explored/", 0) != 0 && name.rfind("grow_candidates/", 0) != 0) {
+    } else if (!starts("explored/") && !starts("grow_candidates/") && !starts("gradients/")) {
       run.tensors[name] = read(files_, kRunFile, name);
     }
   }
   return run;
 }
 
-Checkpoint load(const Path& path, torch::nn::Module& model, CompactAdamW* opt, TopologyScheduler* topology) {
+// Gradients and growth candidates, where the checkpoint has them; else none are left over here.
+void Plan::check_gradients(torch::nn::Module& model) {
+  const auto saved = [this](const std::string& key) {
+    return files_.contains(kRunFile) && files_.at(kRunFile).entries.contains(key);
+  };
+  for (const at::Tensor& param : model.parameters()) {
+    const std::string key = "gradients/" + model_.names.at(param.unsafeGetTensorImpl());
+    if (saved(key)) check_like(entry_of(files_, kRunFile, key), param.sizes(), param.scalar_type());
+    commits_.push_back([this, param, key, has = saved(key)] {
+      param.mutable_grad() = has ? read(files_, kRunFile, key).to(param.device()) : at::Tensor();
+    });
+  }
+  for (const auto& [name, layer] : layers_) {
+    const std::string key = "grow_candidates/" + name;
+    if (!saved(key)) continue;
+    commits_.push_back([this, layer = layer, key] {  // after the topology scheduler has armed its layers
+      layer->grow_candidates = read(files_, kRunFile, key).to(layer->values.device());
+    });
+  }
+}
+
+Checkpoint load(const Path& path, torch::nn::Module& model, CompactAdamW* opt, TopologyScheduler* topology,
+                const LoadOptions& options) {
+  FileNames needed{kModelFile, kRunFile};
+  if (opt != nullptr) needed.insert(kOptimizerFile);
   Path folder = path;
   if (!std::filesystem::exists(path / kManifest)) {
-    const auto latest = latest_checkpoint(path);
+    const auto latest = latest_checkpoint(path, needed);
     if (!latest) fail(path.string() + " holds no checkpoint; expected a step folder, or a folder of them");
     folder = *latest;
   }
   const Json manifest = read_manifest(folder);
-  const TensorFiles files = open_files(folder, manifest);
+  const TensorFiles files = open_files(folder, manifest, needed);
   Plan plan(manifest, files, model);
   Checkpoint found{.path = folder.string(), .step = manifest["step"].get<std::int64_t>(), .run = {}};
   try {
     plan.check_model();
     if (opt != nullptr) plan.check_optimizer(*opt);
     if (topology != nullptr) plan.check_topology(*topology);
-    found.run = plan.check_run();
+    found.run = plan.check_run(options.restore_generators);
+    plan.check_gradients(model);
   } catch (const std::invalid_argument& error) {
     fail(folder.string() + ": " + error.what() + "; nothing was changed");
   } catch (const Json::exception& error) {
     fail(folder.string() + ": the manifest is not as it should be: " + error.what() +
          "; nothing was changed");
   }
+  if (options.check_extra) options.check_extra(found.run);
   plan.carry_out();
   return found;
 }
@@ -285,10 +311,18 @@ std::optional<std::string> latest_checkpoint(const std::string& root) {
   }
 }
 
-Checkpoint load_checkpoint(const std::string& path, torch::nn::Module& model, CompactAdamW* opt,
-                           TopologyScheduler* topology) {
+void verify_checkpoint(const std::string& path) {
   try {
-    return checkpoint::load(path, model, opt, topology);
+    checkpoint::open_files(path, checkpoint::read_manifest(path));
+  } catch (const std::invalid_argument& error) {
+    TORCH_CHECK_VALUE(false, "smet: ", error.what());
+  }
+}
+
+Checkpoint load_checkpoint(const std::string& path, torch::nn::Module& model, CompactAdamW* opt,
+                           TopologyScheduler* topology, const LoadOptions& options) {
+  try {
+    return checkpoint::load(path, model, opt, topology, options);
   } catch (const std::invalid_argument& error) {
     TORCH_CHECK_VALUE(false, "smet: ", error.what());
   }

@@ -85,6 +85,17 @@ Json optimizer_entry(CompactAdamW& opt, const ModelTensors& model, Tensors& tens
   return {{"class", "CompactAdamW"}, {"groups", groups}, {"states", states}};
 }
 
+void add_gradients(torch::nn::Module& model, const ModelTensors& contents, const Layers& layers,
+                   Tensors& run) {
+  for (const at::Tensor& param : model.parameters()) {
+    if (param.grad().defined())
+      run["gradients/" + contents.names.at(param.unsafeGetTensorImpl())] = param.grad();
+  }
+  for (const auto& [name, layer] : layers) {
+    if (layer->grow_candidates.defined()) run["grow_candidates/" + name] = layer->grow_candidates;
+  }
+}
+
 void make_room(const Path& root, std::int64_t step) {
   const std::vector<std::int64_t> steps = checkpoint_steps(root);
   if (std::find(steps.begin(), steps.end(), step) == steps.end()) return;
@@ -115,6 +126,7 @@ std::string save(const Path& root, torch::nn::Module& model, CompactAdamW* opt, 
   manifest["optimizer"] = opt != nullptr ? optimizer_entry(*opt, contents, state) : Json();
   manifest["topology"] =
       topology != nullptr ? topology_to_json(topology_engine(*topology).state(), run) : Json();
+  if (options.gradients) add_gradients(model, contents, layers, run);
 
   std::filesystem::create_directories(root);
   const FolderLock lock(root);

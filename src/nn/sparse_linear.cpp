@@ -5,13 +5,13 @@
 #include <torch/types.h>
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "kernels/mask_rank.h"
 #include "smet/distribution.h"
 #include "smet/values_registry.h"
 #include "src/nn/initial_values.h"
+#include "src/nn/packing.h"
 
 namespace smet {
 namespace {
@@ -40,28 +40,32 @@ void grad_topk_(at::Tensor positions, const at::Tensor& grad_output, const at::T
   op.call(positions, grad_output, input, mask);
 }
 
-int64_t active_positions(const at::Tensor& mask) {
-  const at::Tensor words = mask.cpu().contiguous();
-  const auto* data = words.const_data_ptr<int32_t>();
-  int64_t active = 0;
-  for (int64_t word = 0; word < words.numel(); ++word)
-    active += std::popcount(static_cast<uint32_t>(data[word]));
-  return active;
+bool scales_by_fan_in(const SparseLinearOptions& options) {
+  const auto& scale = options.init_scale();
+  TORCH_CHECK_VALUE(!scale || *scale == "fan_in", "smet: layer '", options.name(), "': init_scale is '",
+                    scale.value_or(""), "'; expected 'fan_in' or nothing");
+  return scale.has_value();
 }
 
-// Boolean [out, in] -> packed words.
-at::Tensor pack(const at::Tensor& dense) {
-  const at::Tensor cpu = dense.cpu().contiguous();
-  const int64_t rows = cpu.size(0), cols = cpu.size(1), words = kernels::words_per_row(cols);
-  at::Tensor packed = torch::zeros({rows, words}, torch::kInt);
-  auto* out = reinterpret_cast<uint32_t*>(packed.mutable_data_ptr<int32_t>());
-  const bool* in = cpu.const_data_ptr<bool>();
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t col = 0; col < cols; ++col) {
-      if (in[row * cols + col]) out[row * words + col / 32] |= 1U << (col % 32);
-    }
+InitialValues initial_values(const SparseLinearOptions& options) {
+  return {options.seed(), options.name(), options.init_std(), scales_by_fan_in(options)};
+}
+
+// The positions that from_dense was asked for; undefined: drawn by (seed, name).
+at::Tensor chosen_mask(const at::Tensor& weight, SparseLinearOptions& options, const at::Tensor& mask,
+                       const std::string& select) {
+  TORCH_CHECK_VALUE(select == "random" || select == "magnitude", "smet: layer '", options.name(),
+                    "': select is '", select, "'; expected 'random' or 'magnitude'");
+  if (mask.defined()) {
+    TORCH_CHECK_VALUE(mask.scalar_type() == torch::kInt || mask.sizes() == weight.sizes(), "smet: layer '",
+                      options.name(), "': mask has shape ", mask.sizes(), "; expected ", weight.sizes());
+    const at::Tensor packed = mask.scalar_type() == torch::kInt ? mask : pack(mask.to(torch::kBool));
+    options.density(static_cast<double>(active_positions(packed)) /
+                    static_cast<double>(std::max<int64_t>(1, weight.numel())));
+    return packed;
   }
-  return packed;
+  if (select == "random") return {};
+  return magnitude_mask(weight, active_count(options.density(), weight.size(0), weight.size(1)));
 }
 
 }  // namespace
@@ -96,7 +100,7 @@ void SparseLinearImpl::reset_parameters() {
   const torch::NoGradGuard no_grad;
   set_mask(draw_initial_mask(options.out_features(), options.in_features(), nnz(), options.seed(),
                              options.name()));
-  const InitialValues how{options.seed(), options.name(), options.init_std(), options.fan_in_scale()};
+  const InitialValues how = initial_values(options);
   fill_initial_values(values, mask, rank, options.in_features(), how);
   if (bias.defined()) fill_initial_bias(bias, options.in_features(), how);
 }
@@ -150,41 +154,34 @@ void SparseLinearImpl::set_mask(const at::Tensor& new_mask) {
   rank.copy_(new_rank);
 }
 
-std::shared_ptr<SparseLinearImpl> SparseLinearImpl::from_linear(const torch::nn::LinearImpl& linear,
-                                                                SparseLinearOptions options,
-                                                                const at::Tensor& mask) {
+std::shared_ptr<SparseLinearImpl> SparseLinearImpl::from_dense(const torch::nn::LinearImpl& source,
+                                                               SparseLinearOptions options,
+                                                               const at::Tensor& mask,
+                                                               const std::string& select) {
   const torch::NoGradGuard no_grad;
-  const at::Tensor& weight = linear.weight;
-  options.in_features(weight.size(1)).out_features(weight.size(0)).bias(linear.bias.defined());
+  const at::Tensor& weight = source.weight;
+  options.in_features(weight.size(1)).out_features(weight.size(0)).bias(source.bias.defined());
   options.device(weight.device()).dtype(weight.scalar_type());
-  at::Tensor packed;
-  if (mask.defined()) {
-    TORCH_CHECK_VALUE(mask.scalar_type() == torch::kInt || mask.sizes() == weight.sizes(), "smet: layer '",
-                      options.name(), "': mask has shape ", mask.sizes(), "; expected ", weight.sizes());
-    packed = mask.scalar_type() == torch::kInt ? mask : pack(mask.to(torch::kBool));
-    options.density(static_cast<double>(active_positions(packed)) /
-                    static_cast<double>(std::max<int64_t>(1, weight.numel())));
-  }
+  const at::Tensor packed = chosen_mask(weight, options, mask, select);
   auto layer = std::make_shared<SparseLinearImpl>(std::move(options));
   if (packed.defined()) layer->set_mask(packed);
   if (!layer->options.init_std()) {
     at::Tensor values = gather(weight.detach(), layer->mask, layer->rank, layer->nnz());
-    if (layer->options.fan_in_scale() && layer->nnz() > 0) values = values / std::sqrt(layer->density());
+    if (scales_by_fan_in(layer->options) && layer->nnz() > 0) values = values / std::sqrt(layer->density());
     layer->values.copy_(values);
   } else if (packed.defined()) {
-    const auto& o = layer->options;
-    fill_initial_values(layer->values, layer->mask, layer->rank, o.in_features(),
-                        {o.seed(), o.name(), o.init_std(), o.fan_in_scale()});
+    fill_initial_values(layer->values, layer->mask, layer->rank, layer->options.in_features(),
+                        initial_values(layer->options));
   }
   layer->values.requires_grad_(weight.requires_grad());
-  if (linear.bias.defined()) {
-    layer->bias.copy_(linear.bias);
-    layer->bias.requires_grad_(linear.bias.requires_grad());
+  if (source.bias.defined()) {
+    layer->bias.copy_(source.bias);
+    layer->bias.requires_grad_(source.bias.requires_grad());
   }
   return layer;
 }
 
-torch::nn::Linear SparseLinearImpl::to_linear() const {
+torch::nn::Linear SparseLinearImpl::to_dense() const {
   const torch::NoGradGuard no_grad;
   torch::nn::Linear linear(
       torch::nn::LinearOptions(options.in_features(), options.out_features()).bias(bias.defined()));

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "smet/values_registry.h"
+#include "src/ops/first_nonfinite.h"
 #include "src/optim/fused_backward.h"
 #include "src/optim/step_call.h"
 
@@ -89,6 +90,9 @@ std::unique_ptr<CompactAdamWOptions> merge(const torch::optim::OptimizerOptions&
 }  // namespace
 
 void CompactAdamWOptions::check() const {
+  TORCH_CHECK_VALUE(on_nonfinite() == "raise" || on_nonfinite() == "skip" || on_nonfinite() == "ignore",
+                    "Invalid on_nonfinite: '", on_nonfinite(),
+                    "'; expected \"raise\", \"skip\" or \"ignore\"");
   make_hyper(*this).check();
 }
 
@@ -104,7 +108,10 @@ CompactAdamW::CompactAdamW(const std::vector<OptimizerParamGroup>& param_groups,
 }
 
 CompactAdamW::CompactAdamW(CompactAdamW&& other) noexcept
-    : Optimizer(std::move(other)), names_(std::move(other.names_)), fused_(std::move(other.fused_)) {
+    : Optimizer(std::move(other)),
+      names_(std::move(other.names_)),
+      fused_(std::move(other.fused_)),
+      skipped_steps_(other.skipped_steps_) {
   if (fused_) fused_->belong_to(*this);
 }
 
@@ -112,6 +119,7 @@ CompactAdamW& CompactAdamW::operator=(CompactAdamW&& other) noexcept {
   Optimizer::operator=(std::move(other));
   names_ = std::move(other.names_);
   fused_ = std::move(other.fused_);
+  skipped_steps_ = other.skipped_steps_;
   if (fused_) fused_->belong_to(*this);
   return *this;
 }
@@ -202,8 +210,24 @@ std::vector<CompactAdamW::Place> CompactAdamW::places() const {
   return all;
 }
 
-bool CompactAdamW::checks_finite() const {
-  return static_cast<const CompactAdamWOptions&>(*defaults_).check_finite();
+const std::string& CompactAdamW::on_nonfinite() const {
+  return static_cast<const CompactAdamWOptions&>(*defaults_).on_nonfinite();
+}
+
+void CompactAdamW::count_skipped(const std::string& why) {
+  ++skipped_steps_;
+  TORCH_WARN("smet: step skipped: ", why, " (", skipped_steps_, " skipped so far)");
+}
+
+bool CompactAdamW::skips(const std::vector<Place>& chosen) {
+  if (on_nonfinite() != "skip") return false;
+  std::vector<Tensor> grads;
+  for (const Place& place : chosen) grads.push_back(place.param.grad());
+  const int64_t bad = ops::first_nonfinite(grads);
+  if (bad < 0) return false;
+  const Place& place = chosen[static_cast<size_t>(bad)];
+  count_skipped("the gradient of '" + name_of(place.param, place.index) + "' holds NaN or infinity");
+  return true;
 }
 
 Tensor CompactAdamW::step(LossClosure closure) {
@@ -218,7 +242,7 @@ Tensor CompactAdamW::step(LossClosure closure) {
   std::erase_if(chosen, [](const Place& place) {
     return !place.param.requires_grad() || !place.param.grad().defined();
   });
-  update(chosen, checks_finite());
+  if (!skips(chosen)) update(chosen, on_nonfinite() == "raise");
   return loss;
 }
 
@@ -271,6 +295,7 @@ void CompactAdamW::load(torch::serialize::InputArchive& archive) {
       options.age_schedule().custom = old_options[g].age_schedule().custom;
       options.moments(old_options[g].moments());
       options.fused_backward(old_options[g].fused_backward());
+      options.on_nonfinite(old_options[g].on_nonfinite());
       options.check();
     }
     check_loaded();

@@ -33,7 +33,6 @@ void CompactAdamWOptions::serialize(torch::serialize::OutputArchive& archive) co
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(maximize);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(stochastic_rounding);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(seed);
-  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(check_finite);
   archive.write("warmup", torch::IValue(age_schedule().warmup));
   archive.write("boost", torch::IValue(age_schedule().boost));
   archive.write("boost_tau", torch::IValue(age_schedule().boost_tau));
@@ -50,7 +49,6 @@ void CompactAdamWOptions::serialize(torch::serialize::InputArchive& archive) {
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(bool, maximize);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(bool, stochastic_rounding);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(int64_t, seed);
-  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(bool, check_finite);
   const auto read = [&archive](const char* key) {
     c10::IValue value;
     archive.read(key, value);

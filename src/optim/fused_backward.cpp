@@ -89,8 +89,8 @@ void FusedBackward::complete(const Tensor& param, int64_t index) {
   Tensor& grad = param.mutable_grad();
   if (!grad.defined()) return;
   const std::string name = optimizer_->name_of(param, index);
-  refuse_second(index, name);
-  const bool finite = !optimizer_->checks_finite() || ops::first_nonfinite({grad}) < 0;
+  check_use(index, name);
+  const bool finite = optimizer_->on_nonfinite() == "ignore" || ops::first_nonfinite({grad}) < 0;
   if (norms_) {
     if (!finite && norms_->bad.empty()) norms_->bad = name;
     norms_->of.emplace_back(index, at::linalg_vector_norm(grad));
@@ -106,13 +106,16 @@ void FusedBackward::complete(const Tensor& param, int64_t index) {
   grad.reset();
 }
 
-void FusedBackward::refuse_second(int64_t index, const std::string& name) const {
+void FusedBackward::check_use(int64_t index, const std::string& name) const {
   const auto is_it = [index](const auto& entry) { return entry.first == index; };
   const bool measured = norms_ && std::ranges::any_of(norms_->of, is_it);
   TORCH_CHECK(!measured && !updated_.contains(index), "smet: a second gradient of '", name,
               "' since the last step(): fused_backward updates during backward(), so gradients cannot be "
               "accumulated over several passes. Call step() after every backward(), or use "
               "fused_backward(false)");
+  TORCH_CHECK(optimizer_->on_nonfinite() != "skip" || norms_ || factor_.defined(),
+              "smet: on_nonfinite \"skip\" needs all gradients before the first update, which fused_backward "
+              "has only in clipped_backward(); use that, or on_nonfinite(\"raise\")");
 }
 
 std::pair<Tensor, Tensor> FusedBackward::clipped(const torch::optim::Optimizer::LossClosure& backward,
@@ -131,15 +134,21 @@ std::pair<Tensor, Tensor> FusedBackward::clipped(const torch::optim::Optimizer::
     }
   };
   norms_.emplace();
-  run();
+  const Tensor first = run();
   const Norms norms = std::move(*norms_);
   norms_.reset();
   const Tensor total = total_norm(norms.of);
-  TORCH_CHECK(norms.bad.empty(), "smet: the gradient of '", norms.bad,
-              "' holds NaN or infinity; nothing was changed. Find where the loss left the finite range");
-  TORCH_CHECK(!optimizer_->checks_finite() || std::isfinite(total.item<double>()),  // a factor of 0 hides it
-              "smet: the norm of all gradients overflows; nothing was changed. Find where the loss left the "
-              "finite range");
+  std::string bad;
+  if (!norms.bad.empty()) {
+    bad = "the gradient of '" + norms.bad + "' holds NaN or infinity";
+  } else if (optimizer_->on_nonfinite() != "ignore" && !std::isfinite(total.item<double>())) {
+    bad = "the norm of all gradients overflows";  // a factor of 0 would hide it
+  }
+  if (!bad.empty() && optimizer_->on_nonfinite() == "skip") {
+    optimizer_->count_skipped(bad);
+    return {first, total};
+  }
+  TORCH_CHECK(bad.empty(), "smet: ", bad, "; nothing was changed. Find where the loss left the finite range");
   factor_ = (max_norm / (total + 1e-6)).clamp_max(1.0);
   generators.rewind();
   Tensor result = run();

@@ -47,7 +47,7 @@ class FusedBackward : public std::enable_shared_from_this<FusedBackward> {
     std::string bad;                                 // name of the first that was not finite
   };
 
-  void refuse_second(int64_t index, const std::string& name) const;
+  void check_use(int64_t index, const std::string& name) const;
 
   CompactAdamW* optimizer_;
   std::unordered_set<int64_t> updated_;  // indices of the parameters updated since step()

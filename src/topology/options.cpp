@@ -23,12 +23,13 @@ void TopologyOptions::check() const {
                     "; expected the number of optimizer steps of the whole run, 1 or more");
   check_unit(fraction_, "fraction");
   check_unit(final_fraction_, "final_fraction");
-  if (stop_step_.has_value()) {
-    TORCH_CHECK_VALUE(*stop_step_ >= 0 && *stop_step_ <= total_steps_, "smet: stop is step ", *stop_step_,
+  if (const auto* step = std::get_if<std::int64_t>(&stop_)) {
+    TORCH_CHECK_VALUE(*step >= 0 && *step <= total_steps_, "smet: stop is step ", *step,
                       "; expected a step from 0 to total_steps, ", total_steps_,
                       " (a float is a fraction of total_steps)");
   } else {
-    TORCH_CHECK_VALUE(stop_ >= 0.0 && stop_ <= 1.0, "smet: stop is ", stop_,
+    const double part = std::get<double>(stop_);
+    TORCH_CHECK_VALUE(part >= 0.0 && part <= 1.0, "smet: stop is ", part,
                       "; expected a fraction of total_steps from 0 to 1 (an integer is a step)");
   }
   TORCH_CHECK_VALUE(seed_ >= 0, "smet: seed is ", seed_, "; expected 0 to 2^63 - 1");
@@ -40,8 +41,9 @@ void TopologyOptions::check() const {
 std::int64_t TopologyOptions::end_step() const {
   // 0.55 * 100 is a little more than 55 in binary, and step 55 must not count as before it.
   constexpr double kSlack = 1e-6;
-  if (stop_step_.has_value()) return *stop_step_;
-  return static_cast<std::int64_t>(std::ceil(stop_ * static_cast<double>(total_steps_) - kSlack));
+  if (const auto* step = std::get_if<std::int64_t>(&stop_)) return *step;
+  return static_cast<std::int64_t>(
+      std::ceil(std::get<double>(stop_) * static_cast<double>(total_steps_) - kSlack));
 }
 
 double TopologyOptions::fraction_at(std::int64_t step) const {

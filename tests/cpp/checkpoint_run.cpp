@@ -27,6 +27,7 @@ int run(const std::string& from, int64_t steps, const std::string& to, const std
     const smet::Checkpoint found = smet::load_checkpoint(from, net, &opt, &topo);
     save.step = found.step;
     save.run = found.run;
+    for (const auto& param : net.parameters()) save.gradients = save.gradients || param.grad().defined();
   }
   for (const int64_t end = save.step + steps; save.step < end; ++save.step) {
     opt.zero_grad();

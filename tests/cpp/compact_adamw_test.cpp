@@ -296,6 +296,31 @@ TEST(CompactAdamW, NonFiniteGradientRaisesByNameBeforeAnyWrite) {
   }
 }
 
+// G2 in C++.
+TEST(CompactAdamW, NonFiniteGradientSkipsTheStepOrIsIgnored) {
+  Model model;
+  CompactAdamW opt(model.parameters(), CompactAdamWOptions().on_nonfinite("skip"));
+  train(opt, model, 0, 2);
+  model.set_gradients(2);
+  const auto before = everything(opt, model);
+  model.values.mutable_grad()[0] = INFINITY;
+  opt.step();
+  expect_equal(before, everything(opt, model));
+  EXPECT_EQ(opt.skipped_steps(), 1);
+  model.set_gradients(2);
+  opt.step();
+  EXPECT_EQ(opt.state_of(model.values).step(), 3);
+  EXPECT_EQ(opt.skipped_steps(), 1);
+
+  CompactAdamW careless(model.parameters(), CompactAdamWOptions().on_nonfinite("ignore"));
+  model.values.mutable_grad()[0] = std::nan("");
+  careless.step();
+  EXPECT_TRUE(model.values.isnan().any().item<bool>());
+  EXPECT_MESSAGE(c10::ValueError,
+                 CompactAdamW(model.parameters(), CompactAdamWOptions().on_nonfinite("stop")),
+                 "Invalid on_nonfinite: 'stop'");
+}
+
 TEST(CompactAdamW, NamedParametersNameTheirErrors) {
   const torch::nn::Linear linear(3, 2);
   CompactAdamW opt(linear->named_parameters());

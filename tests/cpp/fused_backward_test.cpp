@@ -202,6 +202,25 @@ TEST(FusedBackward, LoadingBeginsANewStep) {
   EXPECT_EQ(run.opt->state_of(run.net->parameters()[0]).step(), 1);
 }
 
+TEST(FusedBackward, SkipsAStepWhileNothingIsChangedYet) {
+  Training run(true, CompactAdamWOptions(3e-3).on_nonfinite("skip"));
+  expect_error([&] { run.backward(0); }, "use that, or on_nonfinite(\"raise\")");
+  const auto before = run.everything();
+  const auto bad = [&] {
+    Tensor loss = run.net->forward(torch::ones({5, 24})).sum() * INFINITY;
+    loss.backward();
+    return loss;
+  };
+  run.opt->clipped_backward(bad, 1.0);
+  run.opt->step();
+  EXPECT_EQ(run.opt->skipped_steps(), 1);
+  expect_equal(before, run.everything());
+  run.opt->clipped_backward([&] { return run.backward(0); }, 1.0);
+  run.opt->step();
+  EXPECT_EQ(run.opt->skipped_steps(), 1);
+  EXPECT_EQ(run.opt->state_of(run.net->parameters()[0]).step(), 1);
+}
+
 TEST(FusedBackward, MovesWithTheOptimizerAndWatchesNewGroups) {
   Training run(true);
   CompactAdamW moved = std::move(*run.opt);

@@ -28,7 +28,7 @@ void expect_same(const smet::SparseLinearImpl& a, const smet::SparseLinearImpl& 
 TEST(SparseLinear, ForwardAndGradientsEqualDense) {
   smet::SparseLinear layer(options().dtype(torch::kDouble));
   EXPECT_EQ(layer->nnz(), 555);
-  auto dense = layer->to_linear();
+  auto dense = layer->to_dense();
   const auto x = torch::randn({2, 3, 37}, torch::kDouble);
   const auto y = layer->forward(x);
   EXPECT_TRUE(torch::allclose(y, dense->forward(x), 1e-13, 1e-13));
@@ -97,15 +97,15 @@ TEST(SparseLinear, ArchiveRoundTripDerivesRank) {
   EXPECT_TRUE(torch::equal(denser->values.detach(), values));
 }
 
-TEST(SparseLinear, FromLinearTakesTheWeights) {
+TEST(SparseLinear, FromDenseTakesTheWeights) {
   torch::nn::Linear dense(37, 50);
-  const auto drawn = smet::SparseLinearImpl::from_linear(*dense, options());
+  const auto drawn = smet::SparseLinearImpl::from_dense(*dense, options());
   const auto active = drawn->dense_weight().detach() != 0;
   EXPECT_TRUE(torch::equal(drawn->values.detach(), dense->weight.detach().index({active})));
-  EXPECT_TRUE(torch::equal(drawn->to_linear()->bias, dense->bias));
-  const auto given = smet::SparseLinearImpl::from_linear(*dense, options(), active);
+  EXPECT_TRUE(torch::equal(drawn->to_dense()->bias, dense->bias));
+  const auto given = smet::SparseLinearImpl::from_dense(*dense, options(), active);
   expect_same(*given, *drawn);
-  EXPECT_THROW(smet::SparseLinearImpl::from_linear(*dense, options(), active.t()), c10::Error);
+  EXPECT_THROW(smet::SparseLinearImpl::from_dense(*dense, options(), active.t()), c10::Error);
 }
 
 TEST(SparseLinear, BadOptionsAndInputsAreErrors) {

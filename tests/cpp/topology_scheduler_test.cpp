@@ -101,7 +101,7 @@ void expect_throw(F&& call, const std::string& text) {
 }
 
 TEST(TopologyScheduler, UpdatesEveryIntervalUntilStop) {  // T12
-  Training run(options().stop_step(9));
+  Training run(options().stop(9));
   std::vector<int64_t> seen;
   for (int64_t step = 1; step <= 12; ++step) {
     const auto before = run.topo.hash();
@@ -335,7 +335,7 @@ TEST(TopologyScheduler, RefusesBadInput) {
   refuse(options().fraction(1.5), "fraction is 1.5");
   refuse(options().final_fraction(std::nan("")), "final_fraction is nan");
   refuse(options().stop(-0.1), "stop is -0.1");
-  refuse(options().stop_step(41), "stop is step 41");
+  refuse(options().stop(41), "stop is step 41");
   refuse(options().fraction_schedule("cos"), "known: 'cosine', 'constant', 'linear', 'wsd'");
   refuse(options().prune("smallest"), "known: 'magnitude', 'magnitude_gradient', 'random'");
   refuse(options().grow("rigl"), "known: 'random', 'gradient'");

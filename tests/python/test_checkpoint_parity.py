@@ -85,6 +85,18 @@ def test_c19_cpp_gives_back_the_bytes_of_a_python_checkpoint(tmp_path, moments):
     assert files(in_cpp(ours, 0, tmp_path / "cpp", moments=moments)) == files(ours)
 
 
+def test_c19_a_stop_between_the_backward_passes_of_a_step(tmp_path):
+    """C++ loads the gradients of a half step and saves the same bytes."""
+    net = Net()
+    opt = smet.CompactAdamW(net, lr=4e-3, warmup=5)
+    topo = smet.TopologyScheduler(
+        net, opt, interval=5, fraction=0.3, stop=1.0, total_steps=40, seed=9, track_explored=True
+    )
+    torch.nn.functional.mse_loss(net(formula(BATCH, IN, 0)), formula(BATCH, OUT, 0)).backward()
+    ours = smet.save_checkpoint(tmp_path / "python", net, opt, topo, step=0, gradients=True)
+    assert files(in_cpp(ours, 0, tmp_path / "cpp")) == files(ours)
+
+
 @pytest.mark.parametrize("moments", ["fp32", "bf16", "8bit"])
 def test_c19_python_gives_back_the_tensors_of_a_cpp_checkpoint(tmp_path, moments):
     """All but the generators that only Python has."""
