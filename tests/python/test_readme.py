@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The README shows the examples as they are, and both run; the C++ one as a project outside the tree."""
+"""The README shows the examples as they are; Python's runs here, C++'s in test_consumer.py."""
 
 import re
 import subprocess
@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-import smet
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = {"python": "examples/python/minimal.py", "cpp": "examples/cpp/minimal.cpp"}
@@ -41,14 +39,3 @@ def test_python_example_learns():
     first, *_, last = losses(done.stdout)
     assert last < first
     assert "density" in done.stdout
-
-
-def test_cpp_example_builds_outside_the_tree_and_learns(tmp_path):
-    configure = ["cmake", "-S", ROOT / "tests" / "consumer", "-B", tmp_path, "-G", "Ninja"]
-    configure += ["-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_PREFIX_PATH={smet.cmake_prefix_path}"]
-    configure += [f"-DPython_EXECUTABLE={sys.executable}"]
-    subprocess.run(configure, check=True, capture_output=True, text=True)
-    subprocess.run(["cmake", "--build", tmp_path], check=True, capture_output=True, text=True)
-    done = subprocess.run([tmp_path / "minimal"], capture_output=True, text=True, check=True, timeout=120)
-    first, *_, last = losses(done.stdout)
-    assert last < first
