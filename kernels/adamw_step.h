@@ -15,6 +15,11 @@ struct CohortRow {
   double bc2_sqrt;   // sqrt(1 - beta2^a)
 };
 
+// Keys of one tensor's random bits at one step.
+struct StepKeys {
+  std::uint64_t rounding, moments;
+};
+
 // For every element i, with row = cohorts[cohort ? cohort[i] : 0], in this order (torch's single-tensor
 // Adam):
 //   g     = (maximize ? -grad : grad) + l2 * param              l2 != 0 is coupled decay (Adam, not AdamW)
@@ -46,6 +51,8 @@ struct AdamWTensor {
   bool maximize;
   bool stochastic_rounding;
   std::uint64_t rounding_key;
+  const StepKeys* device_keys = nullptr;  // cuda: where set, read by the kernel in place of rounding_key and
+                                          // of CompactMoments::key, which a CUDA graph would hold fast
 };
 
 struct AdamWStepArgs {

@@ -41,6 +41,17 @@ build_kernel_tests() {
   cmake --build build-cuda --target smet_cuda_kernel_tests
 }
 
+# A project outside the tree finds the installed CUDA package, links it and trains with it; without a GPU it ends
+# with 3 and the error that a user would get.
+consumer() {
+  prefix=$(python -c 'import smet; print(smet.cmake_prefix_path)') &&
+    cmake -S tests/consumer -B build-cuda/consumer -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefix" \
+      -DPython_EXECUTABLE="$(command -v python)" >build-cuda/consumer.log &&
+    cmake --build build-cuda/consumer && build-cuda/consumer/minimal || return 1
+  build-cuda/consumer/device
+  [ $? = "$1" ]
+}
+
 # A venv of its own that sees this python's packages but not what they load at start: an editable smet would hide
 # the one built here.
 python -m venv --without-pip "$venv" || exit 1
@@ -51,13 +62,15 @@ PATH="$venv/bin:$PATH"
 step build python -m pip --disable-pip-version-check install --quiet --no-index --no-build-isolation --no-deps \
   --upgrade --target "$site" -C build-dir=build-cuda -C cmake.define.SMET_CUDA=ON . || exit 1
 step kernel-tests-build build_kernel_tests || exit 1
-step info python -m smet info || exit 1
+step info python -c 'import smet; smet.info()' || exit 1
 if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  step consumer consumer 3 || exit 1
   echo "smet: built with CUDA, but torch sees no GPU on this machine: nothing was run on a device" | tee -a "$report" >&2
   exit 3
 fi
 
 step device nvidia-smi
+step consumer consumer 0
 step kernel-tests "$kernel_tests" --gtest_brief=1
 step tests python -m pytest -q tests/python -m "cuda or not cuda"
 if command -v compute-sanitizer >/dev/null; then

@@ -46,6 +46,15 @@ struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<Comp
   // optimizer: the one it is constructed with counts.
   TORCH_ARG(std::string, on_nonfinite) = "raise";
   TORCH_ARG(bool, fused_backward) = false;  // see CompactAdamW; of the whole optimizer too
+  // Counters and births are where the parameters are, and the step reads them there, so that a CUDA graph
+  // which holds it takes a new step at every replay. Needs on_nonfinite("ignore"), since to raise or to skip
+  // would mean to wait for the device, and age_schedule no function. Results are those of the ordinary step,
+  // bit for bit on the CPU.
+  TORCH_ARG(bool, capturable) = false;
+
+  // Of a group, with capturable: where defined, the learning rate in place of lr, one float32 or float64
+  // beside the parameters that every step reads. Not serialized.
+  TORCH_ARG(torch::Tensor, lr_tensor);
 
  public:
   // Shorthands for the fields of age_schedule.
@@ -65,18 +74,26 @@ struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<Comp
 
 // State of one parameter. It exists from construction; of a frozen parameter, from its first update.
 struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamState<CompactAdamWParamState> {
-  TORCH_ARG(int64_t, step) = 0;          // updates so far
   TORCH_ARG(torch::Tensor, exp_avg);     // like the parameter; float32, bfloat16 or int8, float64 for float64
   TORCH_ARG(torch::Tensor, exp_avg_sq);  // the same; uint8 beside int8
   TORCH_ARG(torch::Tensor, exp_avg_scale);     // 8-bit moments only: float32 [rows, blocks]
   TORCH_ARG(torch::Tensor, exp_avg_sq_scale);  // the same
   TORCH_ARG(torch::Tensor, cohort);            // values of a sparse layer only: uint8 [n]
   TORCH_ARG(torch::Tensor, births);  // and int64 [256]: step after which a cohort was regrown, -1 = unused id
+  TORCH_ARG(torch::Tensor, counter);  // with capturable: updates so far, int64 scalar beside the parameter
 
  public:
+  // Updates so far. Where there is a counter, this waits for its device.
+  int64_t step() const { return counter_.defined() ? counter_.item<int64_t>() : step_; }
+  // Sets them.
+  CompactAdamWParamState& step(int64_t updates);
+
   // As torch's optimizers write and read their state.
   void serialize(torch::serialize::InputArchive& archive) override;
   void serialize(torch::serialize::OutputArchive& archive) const override;
+
+ private:
+  int64_t step_ = 0;
 };
 
 // For every active weight, a = number of its updates since it was (re)grown, counting this one:
@@ -95,7 +112,8 @@ struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamStat
 // before the parameter at hand is changed, but after those nearer to the loss; "skip" needs clipped_backward.
 class CompactAdamW : public torch::optim::Optimizer {
  public:
-  // Throws ValueError for an empty list, a parameter that is listed twice or an option out of range;
+  // Throws ValueError for an empty list, a parameter that is listed twice, an option out of range, or
+  // capturable without on_nonfinite "ignore";
   // TypeError for a dtype other than float32, float64, bfloat16, float16, or for float64 with bf16 or 8-bit
   // moments.
   explicit CompactAdamW(const std::vector<torch::optim::OptimizerParamGroup>& param_groups,
@@ -126,6 +144,9 @@ class CompactAdamW : public torch::optim::Optimizer {
 
   // Steps left out since this object was built (on_nonfinite "skip").
   int64_t skipped_steps() const { return skipped_steps_; }
+
+  // Whether the counters of the updates are where the parameters are.
+  bool capturable() const;
 
   // State of `param`, made now if it has none. Throws ValueError for a parameter of another optimizer.
   CompactAdamWParamState& state_of(const torch::Tensor& param);

@@ -23,7 +23,8 @@ struct LayerView {
   at::Tensor grad;                  // [n], or undefined
   std::vector<at::Tensor> moments;  // optimizer state of shape [n] that travels with the values
   at::Tensor cohort;                // uint8 [n], or undefined
-  at::Tensor births;                // int64 [256] on the CPU, or undefined; given exactly when cohort is
+  at::Tensor births;                // int64 [256] on the CPU or where the values are, or undefined; given
+                                    // exactly when cohort is
   std::int64_t state_step = 0;      // updates that the optimizer has given this layer
   at::Tensor grow_candidates;       // int64 [k] recorded by the last backward, or undefined
 };

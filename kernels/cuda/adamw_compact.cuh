@@ -84,8 +84,8 @@ __device__ __forceinline__ std::uint8_t v_code(float root, float per_unit, std::
 // One block of weights, [first, last), by one warp.
 template <typename Type>
 __device__ __forceinline__ void step_block8(const Block8Item& item, const StepRow<float>* rows,
-                                            const float* grad_scale, std::int64_t block, std::int64_t first,
-                                            std::int64_t last) {
+                                            const StepKeys& keys, const float* grad_scale, std::int64_t block,
+                                            std::int64_t first, std::int64_t last) {
   constexpr int kCount = kBlock8Elements;
   const StepItem<float>& step = item.step;
   const float old_unit = block8_unit(item.scale[block], kBlock8MaxM);
@@ -127,8 +127,8 @@ __device__ __forceinline__ void step_block8(const Block8Item& item, const StepRo
       const float root = moments_of(four, e, step.scalars, grad_scale, old_unit, old_unit_sq, &m);
       const float result =
           updated_param(Type::load(four.param.at[e]), m, root, rows[ids.at[e]], step.scalars);
-      four.param.at[e] = stored_param<Type>(result, step.stochastic_rounding, step.rounding_key, i + e);
-      const std::uint32_t noise = hash32(step.moment_key, static_cast<std::uint64_t>(i + e));
+      four.param.at[e] = stored_param<Type>(result, step.stochastic_rounding, keys.rounding, i + e);
+      const std::uint32_t noise = hash32(keys.moments, static_cast<std::uint64_t>(i + e));
       four.m.at[e] = m_code(m, per_unit, noise);
       four.v.at[e] = v_code(root, per_unit_sq, noise >> 16);
     }
@@ -142,18 +142,20 @@ template <typename Type>
 __global__ void __launch_bounds__(kStepThreads, kStepBlocks<float>)
     block8_kernel(const Batch<Block8Item> batch, const StepControl control) {
   SMET_SHARED(StepRow<float>, rows, [kMaxCohorts]);
+  SMET_SHARED(StepKeys, keys, [1]);
   // The same for every thread of the grid, so nobody waits at the barrier for those that leave.
   if (control.found_inf != nullptr && *control.found_inf != 0) return;
   unsigned chunk = blockIdx.x;
   const Block8Item& item = batch.find(&chunk);
-  load_rows(item.step.cohorts, item.step.cohort_rows, rows);
+  if (threadIdx.x == 0) keys[0] = item.step.device_keys == nullptr ? item.step.keys : *item.step.device_keys;
+  load_rows(item.step.cohorts, item.step.cohort_rows, rows);  // and a barrier
   const std::int64_t per_row = blocks_per_row(item.cols, item.block_segments);
   for (int i = 0; i < kBlocksPerWarp; ++i) {
     const std::int64_t block = chunk * kBlock8Chunk + i * kBlock8Warps + warp_of_block();
     if (block >= item.blocks) break;
     const std::int64_t row = block / per_row;
     const std::int64_t segment = (block - row * per_row) * item.block_segments;
-    step_block8<Type>(item, rows, control.grad_scale, block, first_weight(item, row, segment),
+    step_block8<Type>(item, rows, keys[0], control.grad_scale, block, first_weight(item, row, segment),
                       first_weight(item, row, segment + item.block_segments));
   }
 }

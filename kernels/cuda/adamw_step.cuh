@@ -55,7 +55,8 @@ struct StepItem {
   const std::uint8_t* cohort;
   const CohortRow* cohorts;
   std::int64_t size;
-  std::uint64_t rounding_key, moment_key;
+  StepKeys keys;
+  const StepKeys* device_keys;  // null: `keys`
   StepScalars<Compute> scalars;
   int cohort_rows;
   bool stochastic_rounding;
@@ -75,8 +76,8 @@ StepItem<typename Type::Compute> step_item(const AdamWTensor& tensor, std::uint6
           .cohort = tensor.cohort,
           .cohorts = tensor.cohorts,
           .size = tensor.size,
-          .rounding_key = tensor.rounding_key,
-          .moment_key = moment_key,
+          .keys = {tensor.rounding_key, moment_key},
+          .device_keys = tensor.device_keys,
           .scalars = StepScalars<Compute>::of(tensor),
           .cohort_rows = tensor.cohort == nullptr ? 1 : static_cast<int>(tensor.cohort_rows),
           .stochastic_rounding = tensor.stochastic_rounding,
@@ -122,8 +123,8 @@ __device__ __forceinline__ void store_part(T* p, std::int64_t i, const Part& par
 
 template <typename Type, typename Moments>
 __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>& item,
-                                          const StepRow<typename Type::Compute>* rows, const float* scale,
-                                          std::int64_t i) {
+                                          const StepRow<typename Type::Compute>* rows, const StepKeys& keys,
+                                          const float* scale, std::int64_t i) {
   using Storage = typename Type::Storage;
   using Compute = typename Type::Compute;
   using Moment = typename Moments::Storage;
@@ -146,8 +147,8 @@ __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>
     Compute new_v = Moments::load(v.at[e]);
     update_moments(grad, item.scalars, &new_m, &new_v);
     const Compute result = updated_param(x, new_m, square_root(new_v), rows[ids.at[e]], item.scalars);
-    Moments::store(new_m, new_v, item.moment_key, i + e, &m.at[e], &v.at[e]);
-    p.at[e] = stored_param<Type>(result, item.stochastic_rounding, item.rounding_key, i + e);
+    Moments::store(new_m, new_v, keys.moments, i + e, &m.at[e], &v.at[e]);
+    p.at[e] = stored_param<Type>(result, item.stochastic_rounding, keys.rounding, i + e);
   }
   store_part(param, i, part, p);
   store_part(exp_avg, i, part, m);
@@ -159,18 +160,20 @@ __global__ void __launch_bounds__(kStepThreads, kStepBlocks<typename Type::Compu
     adamw_step_kernel(const Batch<StepItem<typename Type::Compute>> batch, const StepControl control) {
   using Compute = typename Type::Compute;
   SMET_SHARED(StepRow<Compute>, rows, [kMaxCohorts]);
+  SMET_SHARED(StepKeys, keys, [1]);
   // The same for every thread of the grid, so nobody waits at the barrier for those that leave.
   if (control.found_inf != nullptr && *control.found_inf != 0) return;
 
   unsigned chunk = blockIdx.x;
   const StepItem<Compute>& item = batch.find(&chunk);
-  load_rows(item.cohorts, item.cohort_rows, rows);
+  if (threadIdx.x == 0) keys[0] = item.device_keys == nullptr ? item.keys : *item.device_keys;
+  load_rows(item.cohorts, item.cohort_rows, rows);  // and a barrier
   constexpr int kCount = Moments::kElements;
   constexpr std::int64_t kChunk = kStepChunk<Moments>;
   const std::int64_t begin = chunk * kChunk;
   const std::int64_t end = item.size - begin < kChunk ? item.size : begin + kChunk;
   for (std::int64_t i = begin + std::int64_t{threadIdx.x} * kCount; i < end; i += kStepThreads * kCount) {
-    step_some<Type, Moments>(item, rows, control.grad_scale, i);
+    step_some<Type, Moments>(item, rows, keys[0], control.grad_scale, i);
   }
 }
 

@@ -4,6 +4,7 @@
 set(SMET_CUDA_SOURCES
   adamw_compact.cu
   adamw_step.cu
+  cohort_table.cu
   csr_columns.cu
   expand.cu
   gather.cu

@@ -3,6 +3,7 @@
 // optimizers keep it; the arithmetic of ages lives in C++, once.
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/autograd/python_variable.h>
 
 #include <optional>
 #include <string>
@@ -54,9 +55,14 @@ bool flag(const py::dict& group, const char* name) {
   return option<bool>(group, name, "True or False");
 }
 
-AdamWHyper make_hyper(const py::dict& group) {
+// lr_stays: a tensor among the options is not read here, which would wait for its device.
+AdamWHyper make_hyper(const py::dict& group, bool lr_stays = false) {
   AdamWHyper hyper;
-  hyper.lr = number(group, "lr");
+  if (lr_stays && THPVariable_Check(group["lr"].ptr())) {
+    hyper.lr_tensor = group["lr"].cast<Tensor>();
+  } else {
+    hyper.lr = number(group, "lr");
+  }
   std::tie(hyper.beta1, hyper.beta2) = option<std::pair<double, double>>(group, "betas", "two numbers");
   hyper.eps = number(group, "eps");
   hyper.weight_decay = number(group, "weight_decay");
@@ -104,15 +110,17 @@ std::int64_t* step_counter(const py::dict& state, const std::string& name) {
   return step.mutable_data_ptr<std::int64_t>();
 }
 
-// groups: [(options, [Item])]. One operator call for all of them; the steps move only after it.
+// groups: [(options, [Item])]. One operator call for all of them; the steps move only after it. capturable:
+// they are where the parameters are, and move there.
 void compact_adamw_step(const std::vector<std::pair<py::dict, std::vector<Item>>>& groups, bool check_finite,
-                        const std::optional<Tensor>& found_inf, const std::optional<Tensor>& grad_scale) {
+                        const std::optional<Tensor>& found_inf, const std::optional<Tensor>& grad_scale,
+                        bool capturable) {
   std::vector<AdamWHyper> hypers;
   hypers.reserve(groups.size());  // StepCall keeps references
   std::vector<std::int64_t*> steps;
   StepCall call;
   for (const auto& [options, items] : groups) {
-    const AdamWHyper& hyper = hypers.emplace_back(make_hyper(options));
+    const AdamWHyper& hyper = hypers.emplace_back(make_hyper(options, capturable));
     for (const auto& [param, state, name, index] : items) {
       ParamUpdate update;
       update.param = param;
@@ -122,8 +130,12 @@ void compact_adamw_step(const std::vector<std::pair<py::dict, std::vector<Item>>
       update.births = optional_state(state, "births");
       update.index = index;
       update.name = name;
-      steps.push_back(step_counter(state, name));
-      update.step = *steps.back();
+      if (capturable) {
+        update.counter = state["step"].cast<Tensor>();
+      } else {
+        steps.push_back(step_counter(state, name));
+        update.step = *steps.back();
+      }
       call.add(std::move(update), hyper);
     }
   }
@@ -168,7 +180,7 @@ void bind_optim(py::module_& module) {
              "Raises ValueError unless loaded cohorts and births fit n weights at that step.");
   module.def(
       "compact_adamw_step", &compact_adamw_step, py::arg("groups"), py::arg("check_finite"),
-      py::arg("found_inf") = py::none(), py::arg("grad_scale") = py::none(),
+      py::arg("found_inf") = py::none(), py::arg("grad_scale") = py::none(), py::arg("capturable") = false,
       "One AdamW step of every (options, [(param, state, name, index)]); nothing changes on error. Where "
       "found_inf is not 0 only the counters move.");
   module.def(

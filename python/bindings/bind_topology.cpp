@@ -291,6 +291,7 @@ void bind_engine(py::module_& module) {
       .def("due", &TopologyEngine::due)
       .def("advance", &TopologyEngine::advance)
       .def("settle", &TopologyEngine::settle)
+      .def("expected_step", &TopologyEngine::expected_step)
       .def(
           "update",
           [](TopologyEngine& engine, const std::vector<LayerView>& layers, OptimizerStep optimizer_step) {

@@ -8,6 +8,7 @@ It checks everything before it changes anything, and it copies, so two optimizer
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any
@@ -28,6 +29,14 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 State = dict[str, Any]
 Group = dict[str, Any]
+
+
+def check_options(group: Group) -> None:
+    """Raises ValueError naming the option of a group that is out of range."""
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    _C.check_adamw_options(group)
 
 
 def check_params(params: list[Any], options: dict[str, Any]) -> None:
@@ -55,17 +64,20 @@ def check_params(params: list[Any], options: dict[str, Any]) -> None:
             )
 
 
-def new_state(param: Tensor, moments: str) -> State:
+def new_state(param: Tensor, moments: str, capturable: bool) -> State:
     """State of a parameter that was never updated.
 
-    step: int64 scalar on the CPU; exp_avg, exp_avg_sq: like the parameter, and their scales [rows, blocks]
-    where they are 8-bit. For the values of a sparse layer also cohort: uint8 [n], and births: int64 [256] on
-    the CPU, the step after which each cohort was regrown (0 = initial, -1 = unused id).
+    step: int64 scalar; exp_avg, exp_avg_sq: like the parameter, and their scales [rows, blocks]
+    where they are 8-bit. For the values of a sparse layer also cohort: uint8 [n], and births: int64 [256],
+    the step after which each cohort was regrown (0 = initial, -1 = unused id). step and births are on the
+    CPU; with capturable, where the parameter is.
     """
-    state: State = {"step": torch.zeros((), dtype=torch.int64), **_C.new_moments(param, moments)}
+    place = param.device if capturable else torch.device("cpu")
+    step = torch.zeros((), dtype=torch.int64, device=place)
+    state: State = {"step": step, **_C.new_moments(param, moments)}
     if _C.values_info(param) is not None:
         state["cohort"] = torch.zeros(param.numel(), dtype=torch.uint8, device=param.device)
-        state["births"] = torch.full((COHORT_IDS,), -1, dtype=torch.int64)
+        state["births"] = torch.full((COHORT_IDS,), -1, dtype=torch.int64, device=place)
         state["births"][0] = 0
     return state
 
@@ -94,6 +106,13 @@ def load_groups(groups: list[Group], saved_groups: list[Group]) -> list[Group]:
         _load_group(number, group, saved)
         for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True))
     ]
+
+
+def keep_learning_rates(groups: list[Group], loaded: list[Group]) -> None:
+    """Write loaded learning rates into the tensors that held them here, which a CUDA graph reads."""
+    for group, new in zip(groups, loaded, strict=True):
+        if isinstance(group["lr"], Tensor):
+            new["lr"] = group["lr"].copy_(torch.as_tensor(new["lr"]))
 
 
 def _load_group(number: int, group: Group, saved: Group) -> Group:
@@ -193,3 +212,18 @@ def copy_state(saved: State, state: State, step: int, param: Tensor) -> None:
     _C.copy_moments_(param, state, saved)
     for key in (k for k in _COHORTS if k in state):
         state[key].copy_(saved[key])
+
+
+def with_densities(text: str, groups: list[Group]) -> str:
+    """What torch prints of an optimizer, and how many parameters of each group have which density."""
+    lines = text.rstrip(")").rstrip("\n").split("\n")
+    for number, group in enumerate(groups):
+        counts: Counter[str] = Counter()
+        for param in group["params"]:
+            info = _C.values_info(param)
+            positions = info[0] * info[1] if info is not None else 0
+            counts[f"{param.numel() / positions:.4g}" if positions else "1 (dense)"] += 1
+        found = ", ".join(f"{density} x {count}" for density, count in sorted(counts.items()))
+        start = lines.index(f"Parameter Group {number}")
+        lines.insert(start + 1, f"    densities: {found}")
+    return "\n".join([*lines, ")"])

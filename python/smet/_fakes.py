@@ -169,6 +169,17 @@ def _adamw_step_(*args: Any, **kwargs: Any) -> None:
     return None
 
 
+@_fake("cohort_table")
+def _cohort_table(steps: list[Tensor], births: list[Tensor], *args: Any) -> tuple[Tensor, Tensor]:
+    rows = sum(256 if tensor.numel() else 1 for tensor in births)
+    return steps[0].new_empty((rows, 3), dtype=torch.float64), steps[0].new_empty((len(steps), 2))
+
+
+@_fake("count_steps_")
+def _count_steps_(steps: list[Tensor], found_inf: Tensor | None = None) -> None:
+    return None
+
+
 @_fake("topology_update_")
 def _topology_update_(values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return values.new_empty(2 + 256, dtype=torch.int64)

@@ -71,7 +71,8 @@ class FusedBackward:
         else:
             if self._factor is not None:
                 param.grad.mul_(self._factor.to(param.grad.device))
-            _C.compact_adamw_step([(optimizer.param_groups[number], [item])], False)
+            call = [(optimizer.param_groups[number], [item])]
+            _C.compact_adamw_step(call, False, capturable=optimizer.capturable)
             self._updated.add(index)
         param.grad = None
 

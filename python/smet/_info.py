@@ -12,7 +12,7 @@ import smet
 
 def cuda_kernels() -> str:
     """Say whether the CUDA operators are there, and whether a device is."""
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("smet::sparse_linear", "CUDA"):
+    if not smet._C.algorithm_names("cuda"):
         return "not built"
     if not torch.cuda.is_available():
         return "built; no GPU on this machine"

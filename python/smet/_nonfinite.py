@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from smet.compact_adamw import CompactAdamW
 
 
+def check_option(on_nonfinite: str, capturable: bool) -> None:
+    """Raises ValueError for what is no choice, or none of a step that never waits for the device."""
+    if on_nonfinite not in ("raise", "skip", "ignore"):
+        raise ValueError(f'Invalid on_nonfinite: {on_nonfinite!r}; expected "raise", "skip" or "ignore"')
+    if capturable and on_nonfinite != "ignore":
+        raise ValueError(
+            f"capturable=True got on_nonfinite={on_nonfinite!r}, for which every step would wait for the "
+            'device; expected on_nonfinite="ignore" (a GradScaler skips steps on the device)'
+        )
+
+
 def all_finite(optimizer: CompactAdamW, items: list[Any], group: Any) -> bool:
     """Whether every gradient of every process is finite; else raises, or counts a skipped step."""
     bad = _C.first_nonfinite([param.grad for param, _, _, _ in items])

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 
@@ -81,6 +80,12 @@ class CompactAdamW(torch.optim.Optimizer):
             parameter at hand is changed, but after those nearer to the loss. `clipped_backward` clips by the
             norm of all gradients, and decides about non-finite ones before anything is changed.
 
+        capturable: keep counters and births where the parameters are and read them, and `lr` where it is a
+            tensor there, at every step, so that a CUDA graph may hold the step: every replay is a step of its
+            own. A GradScaler may be captured too; steps that it skips are not counted. Needs
+            on_nonfinite="ignore" (to raise would mean to wait for the device), and age_schedule no function.
+            Results are those of the ordinary step, bit for bit on the CPU (a GPU's pow and exp differ).
+
     Under torch.amp.GradScaler the scaler looks at the gradients, and `on_nonfinite` has no say. Where all
     parameters are on a GPU, the kernels read its scale and its verdict there; gradients stay scaled unless
     scaler.unscale_ was called. A skipped step counts until the next one begins (or `settle`, `state_dict` or
@@ -89,12 +94,14 @@ class CompactAdamW(torch.optim.Optimizer):
 
     Parameters without a gradient, or with requires_grad=False, are skipped and their step stands still.
     State exists from construction (of a frozen parameter, from its first update).
-    state[p]: step (int64 scalar, CPU), exp_avg, exp_avg_sq, and for values cohort (uint8 [n]) and births
-    (int64 [256], CPU). 8-bit moments: exp_avg int8, exp_avg_sq uint8, and exp_avg_scale, exp_avg_sq_scale
-    float32 [rows, blocks]: m = scale (c / 127)^2 sign(c), sqrt(v) = scale (c / 255)^2.
+    state[p]: step (int64 scalar), exp_avg, exp_avg_sq, and for values cohort (uint8 [n]) and births (int64
+    [256]); step and births on the CPU, with capturable=True where the parameter is. 8-bit moments: exp_avg
+    int8, exp_avg_sq uint8, and exp_avg_scale, exp_avg_sq_scale float32 [rows, blocks]:
+    m = scale (c / 127)^2 sign(c), sqrt(v) = scale (c / 255)^2.
     """
 
     on_nonfinite: str
+    capturable: bool
     skipped_steps: int  # since this object was built; of steps that are settled
     # torch's convention: True makes GradScaler.step call step() with `found_inf` and `grad_scale` set on this
     # object, float32 scalars on the device, and delete them after it.
@@ -125,9 +132,9 @@ class CompactAdamW(torch.optim.Optimizer):
         on_nonfinite: str = "raise",
         process_group: Any = "default",
         fused_backward: bool = False,
+        capturable: bool = False,
     ) -> None:
-        if on_nonfinite not in ("raise", "skip", "ignore"):
-            raise ValueError(f'Invalid on_nonfinite: {on_nonfinite!r}; expected "raise", "skip" or "ignore"')
+        nonfinite.check_option(on_nonfinite, capturable)
         if isinstance(betas[0], Tensor) != isinstance(betas[1], Tensor):
             raise ValueError("betas must be either both floats or both Tensors")
         defaults: dict[str, Any] = {
@@ -147,8 +154,8 @@ class CompactAdamW(torch.optim.Optimizer):
             "moments": moments,
             "seed": seed,
         }
-        _check_options(defaults)
-        self.on_nonfinite, self.skipped_steps = on_nonfinite, 0
+        adamw_state.check_options(defaults)
+        self.on_nonfinite, self.skipped_steps, self.capturable = on_nonfinite, 0, capturable
         self._process_group = process_group
         model = params if isinstance(params, nn.Module) else None
         if model is not None:
@@ -167,7 +174,7 @@ class CompactAdamW(torch.optim.Optimizer):
         """As torch's; checks the options and that no parameter is listed twice, and makes the state."""
         if isinstance(param_group, dict):
             options = {**self.defaults, **param_group}
-            _check_options(options)
+            adamw_state.check_options(options)
             params = param_group["params"]
             if not isinstance(params, Tensor | set):
                 param_group["params"] = params = list(params)
@@ -178,14 +185,17 @@ class CompactAdamW(torch.optim.Optimizer):
         group = self.param_groups[-1]
         for param in group["params"]:
             if param.requires_grad:
-                self.state[param] = adamw_state.new_state(param, group["moments"])
-        self._step_supports_amp_scaling = self._fused is not None or self._on_gpu()
+                self.state[param] = self._new_state(param, group)
+        self._step_supports_amp_scaling = self._fused is not None or self.capturable or self._on_gpu()
         if self._fused is not None:
             self._fused.attach()
 
     def _fuse(self) -> None:
         self._fused = FusedBackward(self)
         self._step_supports_amp_scaling = True  # so that step() is called, and can refuse
+
+    def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return adamw_state.new_state(param, group["moments"], self.capturable)
 
     def _on_gpu(self) -> bool:
         # On the CPU a GradScaler's own way costs no wait: it divides the gradients in place and skips step().
@@ -228,9 +238,10 @@ class CompactAdamW(torch.optim.Optimizer):
                 calls.append((group, items))
         if found_inf is not None:
             grad_scale: Tensor | None = getattr(self, "grad_scale", None)
-            _C.compact_adamw_step(calls, False, found_inf, grad_scale)
-            counters = [state["step"] for _, items in calls for _, state, _, _ in items]
-            self._counted = CountedStep(found_inf, counters)
+            _C.compact_adamw_step(calls, False, found_inf, grad_scale, self.capturable)
+            if not self.capturable:
+                counters = [state["step"] for _, items in calls for _, state, _, _ in items]
+                self._counted = CountedStep(found_inf, counters)
             return loss
         group = processes.group_of(self._process_group)
         if self.on_nonfinite == "skip" or (self.on_nonfinite == "raise" and group is not None):
@@ -238,7 +249,7 @@ class CompactAdamW(torch.optim.Optimizer):
                 return loss
             _C.compact_adamw_step(calls, False)
         else:
-            _C.compact_adamw_step(calls, self.on_nonfinite == "raise")
+            _C.compact_adamw_step(calls, self.on_nonfinite == "raise", capturable=self.capturable)
         return loss
 
     def _item(self, number: int, place: int) -> tuple[Tensor, dict[str, Any], str, int]:
@@ -247,7 +258,7 @@ class CompactAdamW(torch.optim.Optimizer):
         param, names = group["params"][place], group.get("param_names")
         state = self.state[param]
         if not state:  # frozen until now
-            state.update(adamw_state.new_state(param, group["moments"]))
+            state.update(self._new_state(param, group))
         index = place + sum(len(other["params"]) for other in self.param_groups[:number])
         return *local_parameter(param, state), names[place] if names else "", index
 
@@ -329,20 +340,22 @@ class CompactAdamW(torch.optim.Optimizer):
             for saved_id, param, name in adamw_state.match_params(group, saved_group):
                 saved = saved_states.pop(saved_id, None)
                 step = adamw_state.check_saved_state(saved, param, name) if saved else 0
-                plan.append((param, saved, step, group["moments"]))
+                plan.append((param, saved, step, group))
         if saved_states:
             raise ValueError(
                 f"loaded state dict has state of parameter {next(iter(saved_states))!r}, which is in no group"
             )
 
         def carry_out() -> None:
-            for param, saved, step, moments in plan:
+            for param, saved, step, group in plan:
                 if saved and not self.state[param]:
-                    self.state[param] = adamw_state.new_state(param, moments)
+                    self.state[param] = self._new_state(param, group)
                 if saved:
                     adamw_state.copy_state(saved, self.state[param], step, param)
                 elif self.state[param]:
                     adamw_state.reset_state(self.state[param])
+            if self.capturable:
+                adamw_state.keep_learning_rates(self.param_groups, groups)
             self.__setstate__({"state": self.state, "param_groups": groups})
             if self._fused is not None:
                 self._fused.forget()
@@ -355,6 +368,7 @@ class CompactAdamW(torch.optim.Optimizer):
         return {
             **super().__getstate__(),
             "on_nonfinite": self.on_nonfinite,
+            "capturable": self.capturable,
             "skipped_steps": self.skipped_steps,
             "_process_group": self._process_group if isinstance(self._process_group, str) else None,
             "_fused_backward": self._fused is not None,
@@ -370,7 +384,8 @@ class CompactAdamW(torch.optim.Optimizer):
         self._ranks = [info[3] for _, info in copied]  # alive here where no layer was copied with them
         fused = state.pop("_fused_backward", False)
         super().__setstate__(state)
-        self.__dict__.setdefault("_step_supports_amp_scaling", self._on_gpu())
+        self.__dict__.setdefault("capturable", False)
+        self.__dict__.setdefault("_step_supports_amp_scaling", self.capturable or self._on_gpu())
         self.defaults.pop("differentiable", None)  # torch puts it there for older pickles; we do not have it
         for group in self.param_groups:
             for key, default in self.defaults.items():
@@ -379,21 +394,4 @@ class CompactAdamW(torch.optim.Optimizer):
             self._fuse()
 
     def __repr__(self) -> str:
-        lines = super().__repr__().rstrip(")").rstrip("\n").split("\n")
-        for number, group in enumerate(self.param_groups):
-            counts: Counter[str] = Counter()
-            for param in group["params"]:
-                info = _C.values_info(param)
-                positions = info[0] * info[1] if info is not None else 0
-                counts[f"{param.numel() / positions:.4g}" if positions else "1 (dense)"] += 1
-            text = ", ".join(f"{density} x {count}" for density, count in sorted(counts.items()))
-            start = lines.index(f"Parameter Group {number}")
-            lines.insert(start + 1, f"    densities: {text}")
-        return "\n".join([*lines, ")"])
-
-
-def _check_options(group: dict[str, Any]) -> None:
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError("Tensor lr must be 1-element")
-    _C.check_adamw_options(group)
+        return adamw_state.with_densities(super().__repr__(), self.param_groups)

@@ -109,17 +109,23 @@ class TopologyScheduler:
 
         Call it after opt.step() and before opt.zero_grad(). Where the optimizer has a step counter that did
         not move since the last call (a GradScaler skipped the step), nothing is counted. Where a GPU decides
-        that (CompactAdamW), only a step on which an update is due waits to know. Returns what the update did,
-        or None. An exception, also one raised by a callable criterion, leaves every layer, the optimizer and
-        this scheduler as they were. In data-parallel training every process calls it; an update that fails on
-        one of them raises on all, with that rank's error, and a RuntimeError after the update says that their
-        topologies differ.
+        that (CompactAdamW), or has the counter (capturable=True), only a call on which an update is due waits
+        to know, and takes back what did not happen. Returns what the update did, or None. An exception, also
+        one raised by a callable criterion, leaves every layer, the optimizer and this scheduler as they were.
+        In data-parallel training every process calls it; an update that fails on one of them raises on all,
+        with that rank's error, and a RuntimeError after the update says that their topologies differ.
         """
-        optimizer_step = self._optimizer_step()
+        on_device = bool(getattr(self._opt, "capturable", False))
+        optimizer_step = self._engine.expected_step() if on_device else self._optimizer_step()
         if self._engine.due() and not self._engine.stalled(optimizer_step):
             self._settle_optimizer()
-            optimizer_step = self._optimizer_step()
-        self._provisional = not getattr(self._opt, "settled", True)
+            counted, optimizer_step = optimizer_step, self._optimizer_step()
+            if on_device and (optimizer_step or 0) < (counted or 0):  # skipped on the device
+                self._engine.advance(counted)
+                self._engine.settle(optimizer_step)
+                self._arm()
+                return None
+        self._provisional = on_device or not getattr(self._opt, "settled", True)
         if self._engine.stalled(optimizer_step):
             return None
         update = None

@@ -144,9 +144,10 @@ void check_tensor(const AdamWArguments& args, size_t i, const std::string& name)
   check_moments(args, i, name);
 
   const Tensor& table = args.tables[i];
-  TORCH_CHECK_TYPE(table.scalar_type() == at::kDouble && table.device().is_cpu(),
+  const c10::Device place = args.keys.has_value() ? param.device() : c10::Device(at::kCPU);
+  TORCH_CHECK_TYPE(table.scalar_type() == at::kDouble && table.device() == place,
                    "smet::adamw_step_: the table of '", name, "' is ", table.scalar_type(), " on ",
-                   table.device(), "; expected float64 on the CPU");
+                   table.device(), "; expected float64 on ", place);
   const Tensor& cohort = args.cohorts[i];
   const bool one_cohort = cohort.numel() == 0;  // every element is of row 0
   TORCH_CHECK_VALUE(table.dim() == 2 && table.size(1) == kTableColumns && table.is_contiguous() &&
@@ -162,6 +163,15 @@ void check_tensor(const AdamWArguments& args, size_t i, const std::string& name)
                     "smet::adamw_step_: the cohort of '", name, "' has shape ", cohort.sizes(), " on ",
                     cohort.device(), "; expected one contiguous entry per value, ", param.sizes(), " on ",
                     param.device());
+}
+
+void check_keys(const std::optional<Tensor>& keys, TensorList params) {
+  if (!keys.has_value() || params.empty()) return;
+  const std::vector<int64_t> shape = {static_cast<int64_t>(params.size()), 2};
+  TORCH_CHECK_VALUE(keys->is_contiguous() && keys->sizes() == shape && keys->scalar_type() == at::kLong &&
+                        keys->device() == params[0].device(),
+                    "smet::adamw_step_: keys are ", keys->toString(), " ", keys->sizes(),
+                    "; expected contiguous int64 ", at::IntArrayRef(shape), " on ", params[0].device());
 }
 
 // A GradScaler's scalar, read where the parameters are.
@@ -250,6 +260,10 @@ struct Prepared {
   }
 };
 
+const kernels::StepKeys* keys_of(const Tensor& keys) {
+  return reinterpret_cast<const kernels::StepKeys*>(keys.const_data_ptr<int64_t>());
+}
+
 Prepared prepare(const AdamWArguments& args) {
   Prepared prepared;
   const size_t count = args.params.size();
@@ -281,6 +295,7 @@ Prepared prepare(const AdamWArguments& args) {
         .maximize = args.maximize[i],
         .stochastic_rounding = key != 0 && dtype == kernels::DType::bf16,
         .rounding_key = static_cast<uint64_t>(key),
+        .device_keys = args.keys.has_value() ? keys_of(*args.keys) + i : nullptr,
     });
     prepared.grads.push_back({tensors.back().grad, param.numel(), dtype});
     if (args.compact(i)) prepared.moments.push_back(compact_moments(args, i, args.names[i]));
@@ -297,6 +312,7 @@ void GradScaling::check(TensorList params) const {
 
 void adamw_step_with(const AdamWKernels& kernels, const AdamWArguments& args) {
   check_lengths(args);
+  check_keys(args.keys, args.params);
   for (size_t i = 0; i < args.params.size(); ++i) check_tensor(args, i, args.names[i]);
   check_disjoint(args);
   const Prepared prepared = prepare(args);
@@ -332,9 +348,16 @@ void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, Te
                     at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
                     const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
                     const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
-                    const std::optional<Tensor>& found_inf, const std::optional<Tensor>& grad_scale) {
+                    const std::optional<Tensor>& found_inf, const std::optional<Tensor>& grad_scale,
+                    const std::optional<Tensor>& keys) {
   GradScaling{found_inf, grad_scale}.check(params);
   if (found_inf.has_value() && found_inf->item<float>() != 0) return;
+  check_keys(keys, params);
+  std::vector<int64_t> rounds = rounding_keys.vec(), of_moments = moment_keys.vec();  // by value
+  for (size_t i = 0; keys.has_value() && i < params.size(); ++i) {
+    if (i < rounds.size() && rounds[i] != 0) rounds[i] = static_cast<int64_t>(keys_of(*keys)[i].rounding);
+    if (i < of_moments.size()) of_moments[i] = static_cast<int64_t>(keys_of(*keys)[i].moments);
+  }
   std::vector<Tensor> unscaled;  // in their own dtype: exact for the powers of two that a GradScaler uses
   if (grad_scale.has_value()) {
     for (const Tensor& grad : grads) unscaled.push_back(grad.div(*grad_scale));
@@ -352,10 +375,11 @@ void adamw_step_cpu(TensorList params, TensorList grads, TensorList exp_avgs, Te
   const auto compact = [&](const kernels::AdamWCompactArgs& args) {
     return kernels::cpu::adamw_compact(threads, args);
   };
-  adamw_step_with(
-      {first_nonfinite, step, compact},
-      {params, grads, exp_avgs, exp_avg_sqs, exp_avg_scales, exp_avg_sq_scales, ranks, cols, cohorts, tables,
-       beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys});
+  adamw_step_with({first_nonfinite, step, compact},
+                  {params,     grads, exp_avgs, exp_avg_sqs, exp_avg_scales, exp_avg_sq_scales,
+                   ranks,      cols,  cohorts,  tables,      beta1,          beta2,
+                   eps,        l2,    maximize, rounds,      names,          check_finite,
+                   of_moments, keys});
 }
 
 }  // namespace
@@ -366,7 +390,7 @@ TORCH_LIBRARY_FRAGMENT(smet, m) {
       "Tensor(d!)[] exp_avg_scales, Tensor(e!)[] exp_avg_sq_scales, Tensor[] ranks, int[] cols, "
       "Tensor[] cohorts, Tensor[] tables, float[] beta1, float[] beta2, float[] eps, float[] l2, "
       "bool[] maximize, int[] rounding_keys, str[] names, bool check_finite=True, "
-      "int[] moment_keys=[], Tensor? found_inf=None, Tensor? grad_scale=None) -> ()");
+      "int[] moment_keys=[], Tensor? found_inf=None, Tensor? grad_scale=None, Tensor? keys=None) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(smet, CPU, m) {

@@ -15,7 +15,7 @@ namespace smet::ops {
 
 struct AdamWKernels {
   c10::function_ref<int64_t(const kernels::Buffer* grads, int64_t count)> first_nonfinite;
-  // The cohort tables of `args` are in host memory.
+  // The cohort tables of `args` are in host memory; with `keys`, they and these are where the parameters are.
   c10::function_ref<kernels::Status(const kernels::AdamWStepArgs& args)> step;
   c10::function_ref<kernels::Status(const kernels::AdamWCompactArgs& args)> compact;  // bf16, 8-bit moments
 };
@@ -44,6 +44,7 @@ struct AdamWArguments {
   const c10::List<std::string>& names;
   bool check_finite;
   at::IntArrayRef moment_keys;
+  const std::optional<at::Tensor>& keys;
 
   // fp64 parameters have fp64 moments; all others fp32 ones, bf16 ones, or int8 and uint8 codes.
   bool block8(size_t i) const { return exp_avgs[i].scalar_type() == at::kChar; }

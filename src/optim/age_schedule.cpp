@@ -3,9 +3,10 @@
 
 #include <c10/util/Exception.h>
 
-#include <algorithm>
 #include <cmath>
 #include <utility>
+
+#include "kernels/cohort_table.h"
 
 namespace smet {
 
@@ -41,9 +42,7 @@ double AgeSchedule::operator()(std::int64_t age) const {
                       " for age ", age, "; expected a finite number >= 0");
     return factor;
   }
-  const auto a = static_cast<double>(age);
-  const double ramp = warmup > 0 ? std::min(1.0, a / warmup) : 1.0;
-  return ramp * (1 + (boost - 1) * std::exp(-a / boost_tau));
+  return kernels::reference::warm(warmup, boost, boost_tau, age);
 }
 
 void AgeSchedule::check() const {

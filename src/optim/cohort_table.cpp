@@ -8,9 +8,6 @@
 #include <charconv>
 #include <cmath>
 
-#include "kernels/adamw_step.h"
-#include "kernels/philox.h"
-
 namespace smet {
 namespace {
 
@@ -44,6 +41,15 @@ void AdamWHyper::check() const {
   age_schedule.check();
 }
 
+kernels::AgeOptions AdamWHyper::ages() const {
+  return {.beta1 = beta1,
+          .beta2 = beta2,
+          .warmup = age_schedule.warmup,
+          .boost = age_schedule.boost,
+          .boost_tau = age_schedule.boost_tau,
+          .local_age = local_age};
+}
+
 at::Tensor CohortTables::table(const CohortClock& clock, const AdamWHyper& hyper, double density,
                                std::string_view name) {
   TORCH_CHECK_VALUE(std::isfinite(hyper.lr), "smet: the learning rate of '", name, "' is ", hyper.lr,
@@ -60,8 +66,9 @@ at::Tensor CohortTables::table(const CohortClock& clock, const AdamWHyper& hyper
   at::Tensor table = at::empty({rows, 3}, at::kDouble);
   auto* row = reinterpret_cast<kernels::CohortRow*>(table.mutable_data_ptr<double>());
   for (std::size_t id = 0; id < static_cast<std::size_t>(rows); ++id) {
-    const double lr_w = rate * ages.warm[id];
-    row[id] = {lr_w * decay, lr_w / ages.bias1[id], ages.bias2_sqrt[id]};
+    const kernels::reference::AgeFactors& factors = ages.factors[id];
+    const double lr_w = rate * factors.warm;
+    row[id] = {lr_w * decay, lr_w / factors.bias1, factors.bias2_sqrt};
   }
   entries_.push_back({&ages, rate, decay, table});
   return table;
@@ -91,20 +98,14 @@ const CohortTables::Ages& CohortTables::ages(const CohortClock& clock, const Ada
   for (std::size_t id = 0; id < (has_births ? ages.births.size() : 1); ++id) {
     const std::int64_t birth = ages.births[id];
     if (birth < 0 && id > 0) {
-      ages.bias1[id] = ages.bias1[0];
-      ages.bias2_sqrt[id] = ages.bias2_sqrt[0];
-      ages.warm[id] = ages.warm[0];
+      ages.factors[id] = ages.factors[0];
       continue;
     }
     TORCH_CHECK_VALUE(birth >= 0 && birth < clock.step, "smet: cohort ", id, " of '", name,
                       "' was born at step ", birth, ", not in 0 to ", clock.step - 1,
                       ", the steps before this one: the optimizer state does not belong to this run");
-    const std::int64_t age = clock.step - birth;
-    const auto corrected = static_cast<double>(hyper.local_age ? age : clock.step);
-    ages.bias1[id] = 1 - std::pow(hyper.beta1, corrected);
-    // pow, as Python's ** 0.5 in torch's AdamW: the two can differ in the last bit
-    ages.bias2_sqrt[id] = std::pow(1 - std::pow(hyper.beta2, corrected), 0.5);
-    ages.warm[id] = birth > 0 ? hyper.age_schedule(age) : 1;
+    ages.factors[id] = kernels::reference::age_factors(hyper.ages(), clock.step, birth);
+    if (birth > 0) ages.factors[id].warm = hyper.age_schedule(clock.step - birth);
   }
   ages_.push_back(ages);
   return ages_.back();
@@ -135,17 +136,11 @@ void check_cohorts(const at::Tensor& cohort, const at::Tensor& births, std::int6
 }
 
 std::int64_t rounding_key(std::uint64_t seed, std::int64_t index, std::int64_t step) {
-  using kernels::mix64;
-  const std::uint64_t parameter =
-      mix64(seed + 0x9E3779B97F4A7C15ULL * (static_cast<std::uint64_t>(index) + 1));
-  const std::uint64_t key = mix64(parameter ^ mix64(static_cast<std::uint64_t>(step)));
-  return static_cast<std::int64_t>(key == 0 ? 1 : key);
+  return static_cast<std::int64_t>(kernels::step_keys(seed, index, step).rounding);
 }
 
 std::int64_t moment_key(std::uint64_t seed, std::int64_t index, std::int64_t step) {
-  constexpr std::uint64_t kMoments = 0x6D6F6D656E747321;  // sets them apart from the parameter's bits
-  return static_cast<std::int64_t>(
-      kernels::mix64(static_cast<std::uint64_t>(rounding_key(seed, index, step)) ^ kMoments));
+  return static_cast<std::int64_t>(kernels::step_keys(seed, index, step).moments);
 }
 
 }  // namespace smet

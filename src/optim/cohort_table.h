@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "kernels/cohort_table.h"
 #include "smet/age_schedule.h"
 
 namespace smet {
@@ -20,6 +21,7 @@ inline constexpr std::int64_t kCohortIds = 256;
 // Options of one parameter group, as the README ("The method") names them.
 struct AdamWHyper {
   double lr = 1e-3;
+  at::Tensor lr_tensor;  // capturable: where defined, the learning rate, read on its device at every step
   double beta1 = 0.9;
   double beta2 = 0.999;
   double eps = 1e-8;
@@ -35,6 +37,8 @@ struct AdamWHyper {
 
   // Throws ValueError naming the option that is out of range.
   void check() const;
+  // What kernels/cohort_table.h asks for. A custom age schedule is not in it.
+  kernels::AgeOptions ages() const;
 };
 
 // When the weights of one parameter were born.
@@ -50,7 +54,7 @@ struct CohortClock {
 //   decay     = lr_w * weight_decay            (0 when the decay is coupled)
 //   step_size = lr_w / (1 - beta1^A)
 //   bc2_sqrt  = (1 - beta2^A)^0.5              A = local_age ? a : step
-// Rows of unused ids repeat row 0, so that every id is defined.
+// Rows of unused ids repeat row 0, so that every id is defined. The formula is kernels/cohort_table.h's.
 class CohortTables {
  public:
   // float64 [256, 3], or [1, 3] without births. Throws ValueError, naming the parameter, when a birth is not
@@ -65,7 +69,7 @@ class CohortTables {
     double beta1, beta2;
     bool local_age;
     const AgeSchedule* schedule;
-    std::array<double, kCohortIds> bias1, bias2_sqrt, warm;  // per id
+    std::array<kernels::reference::AgeFactors, kCohortIds> factors;  // per id
   };
   struct Entry {
     const Ages* ages;

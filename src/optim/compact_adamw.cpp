@@ -25,6 +25,7 @@ const CompactAdamWOptions& options_of(const OptimizerParamGroup& group) {
 AdamWHyper make_hyper(const CompactAdamWOptions& options) {
   AdamWHyper hyper;
   hyper.lr = options.lr();
+  hyper.lr_tensor = options.lr_tensor();
   std::tie(hyper.beta1, hyper.beta2) = options.betas();
   hyper.eps = options.eps();
   hyper.weight_decay = options.weight_decay();
@@ -48,7 +49,14 @@ void set_moments(CompactAdamWParamState& state, const Moments& moments) {
   state.exp_avg_scale(moments.exp_avg_scale).exp_avg_sq_scale(moments.exp_avg_sq_scale);
 }
 
-CompactAdamWParamState new_state(const Tensor& param, const std::string& moments) {
+// Counters and births of a capturable optimizer belong where the parameter is.
+void move_clock(CompactAdamWParamState& state, const Tensor& param) {
+  const int64_t step = state.step();
+  state.counter(torch::full({}, step, param.options().dtype(at::kLong).requires_grad(false)));
+  if (state.births().defined()) state.births(state.births().to(param.device()));
+}
+
+CompactAdamWParamState new_state(const Tensor& param, const std::string& moments, bool capturable) {
   CompactAdamWParamState state;
   set_moments(state, new_moments(param, moments));
   if (values_info(param)) {
@@ -56,6 +64,7 @@ CompactAdamWParamState new_state(const Tensor& param, const std::string& moments
     state.births(torch::full({kCohortIds}, -1, at::kLong));
     state.births().mutable_data_ptr<int64_t>()[0] = 0;
   }
+  if (capturable) move_clock(state, param);
   return state;
 }
 
@@ -84,6 +93,7 @@ std::unique_ptr<CompactAdamWOptions> merge(const torch::optim::OptimizerOptions&
   inherit([](auto& o) -> auto& { return o.stochastic_rounding(); });
   inherit([](auto& o) -> auto& { return o.moments(); });
   inherit([](auto& o) -> auto& { return o.seed(); });
+  if (!merged->lr_tensor().defined()) merged->lr_tensor(defaults.lr_tensor());
   return merged;
 }
 
@@ -99,6 +109,9 @@ void CompactAdamWOptions::check() const {
 CompactAdamW::CompactAdamW(const std::vector<OptimizerParamGroup>& param_groups, CompactAdamWOptions defaults)
     : Optimizer(param_groups, std::make_unique<CompactAdamWOptions>(std::move(defaults))) {
   static_cast<const CompactAdamWOptions&>(*defaults_).check();
+  TORCH_CHECK_VALUE(!capturable() || on_nonfinite() == "ignore",
+                    "smet: CompactAdamW got capturable(true) and on_nonfinite(\"", on_nonfinite(),
+                    "\"), for which every step would wait for the device; expected on_nonfinite(\"ignore\")");
   for (size_t g = 0; g < param_groups.size(); ++g) set_group_options(g, param_groups[g]);
   check_new_params(0);
   make_states(0);
@@ -181,8 +194,14 @@ void CompactAdamW::make_states(size_t first_group) {
 
 CompactAdamWParamState& CompactAdamW::state_in(const OptimizerParamGroup& group, const Tensor& param) {
   auto& slot = state_[param.unsafeGetTensorImpl()];
-  if (!slot) slot = std::make_unique<CompactAdamWParamState>(new_state(param, options_of(group).moments()));
+  if (!slot)
+    slot =
+        std::make_unique<CompactAdamWParamState>(new_state(param, options_of(group).moments(), capturable()));
   return static_cast<CompactAdamWParamState&>(*slot);
+}
+
+bool CompactAdamW::capturable() const {
+  return static_cast<const CompactAdamWOptions&>(*defaults_).capturable();
 }
 
 CompactAdamWParamState& CompactAdamW::state_of(const Tensor& param) {
@@ -261,13 +280,15 @@ void CompactAdamW::update(const std::vector<Place>& chosen, bool check_finite) {
               .moments = moments_of(state),
               .cohort = state.cohort(),
               .births = state.births(),
-              .step = state.step(),
+              .step = capturable() ? 0 : state.step(),
+              .counter = state.counter(),
               .index = place.index,
               .name = name_of(place.param, place.index)},
              hypers.back());
     states.push_back(&state);
   }
   call.run(check_finite);
+  if (capturable()) return;  // they were counted where they are
   for (CompactAdamWParamState* state : states) state->step(state->step() + 1);
 }
 
@@ -296,6 +317,7 @@ void CompactAdamW::load(torch::serialize::InputArchive& archive) {
       options.moments(old_options[g].moments());
       options.fused_backward(old_options[g].fused_backward());
       options.on_nonfinite(old_options[g].on_nonfinite());
+      options.capturable(old_options[g].capturable()).lr_tensor(old_options[g].lr_tensor());
       options.check();
     }
     check_loaded();
@@ -339,6 +361,7 @@ void CompactAdamW::convert_loaded() {
       const Moments converted = new_moments(param, options_of(group).moments());
       copy_moments_(param, converted, moments_of(state));
       set_moments(state, converted);
+      if (capturable()) move_clock(state, param);
     }
   }
 }

@@ -59,6 +59,15 @@ void CompactAdamWOptions::serialize(torch::serialize::InputArchive& archive) {
   age_schedule_.boost_tau = read("boost_tau");
 }
 
+CompactAdamWParamState& CompactAdamWParamState::step(int64_t updates) {
+  if (counter_.defined()) {
+    counter_.fill_(updates);
+  } else {
+    step_ = updates;
+  }
+  return *this;
+}
+
 void CompactAdamWParamState::serialize(torch::serialize::OutputArchive& archive) const {
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(step);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(exp_avg);

@@ -5,6 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
+#include <cmath>
+#include <tuple>
 #include <utility>
 
 #include "smet/values_registry.h"
@@ -18,12 +20,33 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
                  const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
-                 const std::optional<at::Tensor>& found_inf, const std::optional<at::Tensor>& grad_scale) {
+                 const std::optional<at::Tensor>& found_inf, const std::optional<at::Tensor>& grad_scale,
+                 const std::optional<at::Tensor>& keys) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("smet::adamw_step_", "").typed<decltype(adamw_step_)>();
   op.call(params, grads, exp_avgs, exp_avg_sqs, exp_avg_scales, exp_avg_sq_scales, ranks, cols, cohorts,
           tables, beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys, found_inf,
-          grad_scale);
+          grad_scale, keys);
+}
+
+std::tuple<at::Tensor, at::Tensor> cohort_table(
+    at::TensorList steps, at::TensorList births, at::TensorList lrs, at::ArrayRef<double> lr,
+    at::ArrayRef<double> lr_scale, at::ArrayRef<double> weight_decay, at::ArrayRef<double> beta1,
+    at::ArrayRef<double> beta2, at::ArrayRef<double> warmup, at::ArrayRef<double> boost,
+    at::ArrayRef<double> boost_tau, const c10::List<bool>& local_age, at::IntArrayRef seeds,
+    at::IntArrayRef indices, const c10::List<std::string>& names) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("smet::cohort_table", "")
+                             .typed<decltype(cohort_table)>();
+  return op.call(steps, births, lrs, lr, lr_scale, weight_decay, beta1, beta2, warmup, boost, boost_tau,
+                 local_age, seeds, indices, names);
+}
+
+void count_steps_(at::TensorList steps, const std::optional<at::Tensor>& found_inf) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("smet::count_steps_", "")
+                             .typed<decltype(count_steps_)>();
+  op.call(steps, found_inf);
 }
 
 const std::int64_t* births_of(const ParamUpdate& update) {
@@ -37,25 +60,39 @@ const std::int64_t* births_of(const ParamUpdate& update) {
 }
 
 // What the operator cannot say, since such a call would be dispatched elsewhere.
-void check_same_place(const ParamUpdate& update) {
+void check_same_place(const ParamUpdate& update, const AdamWHyper& hyper) {
   TORCH_CHECK(update.grad.layout() == at::kStrided, "smet: the gradient of '", update.name, "' is ",
               update.grad.layout(), "; expected a strided tensor (an embedding with sparse=True?)");
+  const auto check = [&](const at::Tensor& tensor, const char* what) {
+    TORCH_CHECK_VALUE(!tensor.defined() || tensor.device() == update.param.device(), "smet: '", update.name,
+                      "' is on ", update.param.device(), ", its ", what, " on ", tensor.device(),
+                      "; build the optimizer after moving the model");
+  };
   for (const at::Tensor* tensor :
        {&update.grad, &update.moments.exp_avg, &update.moments.exp_avg_sq, &update.moments.exp_avg_scale,
         &update.moments.exp_avg_sq_scale, &update.cohort}) {
-    TORCH_CHECK_VALUE(!tensor->defined() || tensor->device() == update.param.device(), "smet: '", update.name,
-                      "' is on ", update.param.device(), ", its gradient or optimizer state on ",
-                      tensor->device(), "; build the optimizer after moving the model");
+    check(*tensor, "gradient or optimizer state");
   }
+  if (!update.counter.defined()) return;
+  check(update.counter, "counter");
+  check(update.births, "births");
+  check(hyper.lr_tensor, "learning rate");
 }
 
 }  // namespace
 
 void StepCall::add(ParamUpdate update, const AdamWHyper& hyper) {
   if (update.name.empty()) update.name = default_name(update.param, update.index);
-  check_same_place(update);
-  const CohortClock clock{update.step + 1, births_of(update)};
-  tables_.push_back(cohort_tables_.table(clock, hyper, density_of(update.param), update.name));
+  check_same_place(update, hyper);
+  TORCH_CHECK_VALUE(!hyper.lr_tensor.defined() || update.counter.defined(), "smet: the learning rate of '",
+                    update.name, "' is a tensor that the device is to read, which needs capturable(true)");
+  const std::int64_t step = update.step + 1;
+  if (update.counter.defined()) {
+    add_device_clock(update, hyper);
+  } else {
+    const CohortClock clock{step, births_of(update)};
+    tables_.push_back(cohort_tables_.table(clock, hyper, density_of(update.param), update.name));
+  }
   add_moments(update);
   params_.push_back(std::move(update.param));
   grads_.push_back(std::move(update.grad));
@@ -67,9 +104,8 @@ void StepCall::add(ParamUpdate update, const AdamWHyper& hyper) {
   eps_.push_back(hyper.eps);
   l2_.push_back(hyper.coupled_weight_decay ? hyper.weight_decay : 0);
   maximize_.push_back(hyper.maximize);
-  rounding_keys_.push_back(hyper.stochastic_rounding ? rounding_key(hyper.seed, update.index, clock.step)
-                                                     : 0);
-  moment_keys_.push_back(moment_key(hyper.seed, update.index, clock.step));
+  rounding_keys_.push_back(hyper.stochastic_rounding ? rounding_key(hyper.seed, update.index, step) : 0);
+  moment_keys_.push_back(moment_key(hyper.seed, update.index, step));
   names_.push_back(update.name);
 }
 
@@ -99,12 +135,51 @@ void StepCall::add_moments(const ParamUpdate& update) {
   cols_.push_back(matrix.cols);
 }
 
+void StepCall::add_device_clock(const ParamUpdate& update, const AdamWHyper& hyper) {
+  TORCH_CHECK_VALUE(!hyper.age_schedule.custom, "smet: the age_schedule of '", update.name,
+                    "' is a function, which a device cannot call; with capturable expected warmup, boost and "
+                    "boost_tau, or \"none\"");
+  const double density = density_of(update.param);
+  TORCH_CHECK_VALUE(density > 0 && density <= 1, "smet: '", update.name, "' has density ", density,
+                    "; expected 0 < density <= 1");
+  static const at::Tensor none = at::empty({0});
+  clocks_.steps.push_back(update.counter);
+  clocks_.births.push_back(update.births.defined() ? update.births : none);
+  clocks_.lrs.push_back(hyper.lr_tensor.defined() ? hyper.lr_tensor : none);
+  clocks_.lr.push_back(hyper.lr);
+  clocks_.lr_scale.push_back(std::pow(density, -hyper.density_scaling));
+  clocks_.weight_decay.push_back(hyper.coupled_weight_decay ? 0 : hyper.weight_decay);
+  clocks_.warmup.push_back(hyper.age_schedule.warmup);
+  clocks_.boost.push_back(hyper.age_schedule.boost);
+  clocks_.boost_tau.push_back(hyper.age_schedule.boost_tau);
+  clocks_.local_age.push_back(hyper.local_age);
+  clocks_.seeds.push_back(static_cast<std::int64_t>(hyper.seed));
+  clocks_.indices.push_back(update.index);
+}
+
+at::Tensor StepCall::derive_tables() {
+  const DeviceClocks& c = clocks_;
+  auto [rows, keys] = cohort_table(c.steps, c.births, c.lrs, c.lr, c.lr_scale, c.weight_decay, beta1_, beta2_,
+                                   c.warmup, c.boost, c.boost_tau, c.local_age, c.seeds, c.indices, names_);
+  std::int64_t first = 0;
+  for (const at::Tensor& births : c.births) {
+    const std::int64_t count = births.numel() == 0 ? 1 : kCohortIds;
+    tables_.push_back(rows.narrow(0, first, count));
+    first += count;
+  }
+  return keys;
+}
+
 void StepCall::run(bool check_finite, const std::optional<at::Tensor>& found_inf,
                    const std::optional<at::Tensor>& grad_scale) {
   if (params_.empty()) return;
+  const bool on_device = !clocks_.steps.empty();
+  std::optional<at::Tensor> keys;
+  if (on_device) keys = derive_tables();
   adamw_step_(params_, grads_, exp_avgs_, exp_avg_sqs_, scales_, scale_sqs_, ranks_, cols_, cohorts_, tables_,
               beta1_, beta2_, eps_, l2_, maximize_, rounding_keys_, names_, check_finite, moment_keys_,
-              found_inf, grad_scale);
+              found_inf, grad_scale, keys);
+  if (on_device) count_steps_(clocks_.steps, found_inf);
 }
 
 std::string default_name(const at::Tensor& param, std::int64_t index) {

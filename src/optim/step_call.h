@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // One optimizer step over any number of parameter groups: both front ends collect, this builds the tables and
-// makes the one operator call.
+// makes the one operator call. With counters on the device (capturable) the tables are built there, by two
+// small operators around it, and nothing that is handed over changes from step to step, so that a CUDA graph
+// which holds the three takes a new step at every replay.
 #pragma once
 
 #include <ATen/core/List.h>
@@ -20,9 +22,10 @@ namespace smet {
 struct ParamUpdate {
   at::Tensor param, grad;
   Moments moments;
-  at::Tensor cohort;       // uint8 [n]
-  at::Tensor births;       // int64 CPU [256]
-  std::int64_t step = 0;   // updates so far; the front end adds 1 after run()
+  at::Tensor cohort;      // uint8 [n]
+  at::Tensor births;      // int64 [256], on the CPU; where counter is defined, on its device
+  std::int64_t step = 0;  // updates so far; the front end adds 1 after run()
+  at::Tensor counter;  // capturable: in place of step, an int64 scalar where the parameter is; run() counts
   std::int64_t index = 0;  // in optimizer order
   std::string name;        // for errors; "" = default_name
 };
@@ -38,9 +41,20 @@ class StepCall {
            const std::optional<at::Tensor>& grad_scale = std::nullopt);
 
  private:
+  // Arguments of smet::cohort_table.
+  struct DeviceClocks {
+    std::vector<at::Tensor> steps, births, lrs;
+    std::vector<double> lr, lr_scale, weight_decay, warmup, boost, boost_tau;
+    c10::List<bool> local_age;
+    std::vector<std::int64_t> seeds, indices;
+  };
+
   void add_moments(const ParamUpdate& update);
+  void add_device_clock(const ParamUpdate& update, const AdamWHyper& hyper);
+  at::Tensor derive_tables();  // fills tables_, returns the keys
 
   CohortTables cohort_tables_;
+  DeviceClocks clocks_;  // of all parameters, or of none
   std::vector<at::Tensor> params_, grads_, exp_avgs_, exp_avg_sqs_, scales_, scale_sqs_, ranks_, cohorts_,
       tables_;
   std::vector<double> beta1_, beta2_, eps_, l2_;

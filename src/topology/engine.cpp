@@ -121,8 +121,14 @@ void TopologyEngine::advance(OptimizerStep optimizer_step) {
 
 void TopologyEngine::settle(OptimizerStep optimizer_step) {
   if (!optimizer_step.has_value() || optimizer_step >= state_.optimizer_step) return;
-  --state_.steps;
+  state_.steps -= *state_.optimizer_step - *optimizer_step;
   state_.optimizer_step = optimizer_step;
+}
+
+TopologyEngine::OptimizerStep TopologyEngine::expected_step() const {
+  OptimizerStep step = state_.optimizer_step;
+  if (step.has_value()) ++*step;
+  return step;
 }
 
 std::int64_t TopologyEngine::replaced(const LayerView& layer, std::int64_t step) const {
@@ -188,7 +194,7 @@ LayerUpdate TopologyEngine::commit(const LayerView& layer, const Plan& plan, con
                      .last_cohort_died = 0,
                      .explored_positions = std::nullopt};
   if (layer.cohort.defined()) {
-    layer.births.mutable_data_ptr<std::int64_t>()[newborn] = layer.state_step;
+    layer.births.select(0, newborn).fill_(layer.state_step);
     if (record.last_cohort_id > 0) {
       update.last_cohort_size = record.last_cohort_size;
       update.last_cohort_died = died.const_data_ptr<std::int64_t>()[record.last_cohort_id];

@@ -51,9 +51,12 @@ class TopologyEngine {
   bool due() const;
   // Counts one optimizer step.
   void advance(OptimizerStep optimizer_step);
-  // The counter as it is now that the device has said whether the last step happened: where it went back, so
-  // does the clock.
+  // The counter as it is now that the device has said which of the counted steps happened: as far as it is
+  // behind, the clock goes back.
   void settle(OptimizerStep optimizer_step);
+  // The counter as it will be if one more step happens: what is counted by where the optimizer's own counter
+  // is on the device (capturable) and read only when an update is due.
+  OptimizerStep expected_step() const;
   // Counts one optimizer step and updates every layer. Strong guarantee: every layer's new topology is
   // planned (scores, positions, checks, scratch) before the first is changed; an exception changes nothing.
   // `interruption` is called before each layer's plan and may throw.

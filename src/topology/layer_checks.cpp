@@ -38,9 +38,10 @@ void check_layer(const LayerView& layer) {
                    "smet: cohort and births of layer '", layer.name, "' are ", layer.cohort.scalar_type(),
                    " and ", layer.births.scalar_type(), "; expected uint8 and int64");
   TORCH_CHECK_VALUE(layer.births.dim() == 1 && layer.births.numel() == kCohortIds &&
-                        layer.births.is_contiguous() && layer.births.device().is_cpu(),
+                        layer.births.is_contiguous() &&
+                        (layer.births.device().is_cpu() || layer.births.device() == layer.values.device()),
                     "smet: births of layer '", layer.name, "' have shape ", layer.births.sizes(), " on ",
-                    layer.births.device(), "; expected contiguous [256] on cpu");
+                    layer.births.device(), "; expected contiguous [256] on cpu or ", layer.values.device());
 }
 
 void check_candidates(const LayerView& layer, std::int64_t k) {

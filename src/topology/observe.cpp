@@ -37,7 +37,8 @@ std::map<std::int64_t, std::int64_t> age_histogram(const LayerView& layer) {
   check_layer(layer);
   const at::Tensor counts = at::bincount(layer.cohort, {}, kCohortIds).cpu();
   const auto* count = counts.const_data_ptr<std::int64_t>();
-  const auto* birth = layer.births.const_data_ptr<std::int64_t>();
+  const at::Tensor births = layer.births.cpu();
+  const auto* birth = births.const_data_ptr<std::int64_t>();
   std::map<std::int64_t, std::int64_t> ages;
   for (std::int64_t id = 0; id < kCohortIds; ++id) {
     if (count[id] > 0) ages[layer.state_step - birth[id]] += count[id];

@@ -119,6 +119,17 @@ struct TopologyScheduler::Impl {
     return step;
   }
 
+  // Whether to read that counter means to wait for a device.
+  bool counts_on_device() const {
+    const auto* compact = dynamic_cast<const CompactAdamW*>(optimizer);
+    return compact != nullptr && compact->capturable();
+  }
+
+  // Takes back counted steps that did not happen.
+  void settle() {
+    if (counts_on_device()) engine->settle(optimizer_step());
+  }
+
   // Asks the layers to record growth candidates in the backward passes before an update step.
   void arm() {
     const bool now = engine->needs_candidates() && engine->due();
@@ -147,7 +158,17 @@ TopologyScheduler& TopologyScheduler::operator=(TopologyScheduler&&) noexcept = 
 
 std::optional<TopologyUpdate> TopologyScheduler::step() {
   TopologyEngine& engine = *impl_->engine;
-  const auto optimizer_step = impl_->optimizer_step();
+  const bool on_device = impl_->counts_on_device();
+  auto optimizer_step = on_device ? engine.expected_step() : impl_->optimizer_step();
+  if (on_device && engine.due()) {
+    const auto counted = std::exchange(optimizer_step, impl_->optimizer_step());
+    if (optimizer_step < counted) {
+      engine.advance(counted);
+      engine.settle(optimizer_step);
+      impl_->arm();
+      return std::nullopt;
+    }
+  }
   if (engine.stalled(optimizer_step)) return std::nullopt;
   std::optional<TopologyUpdate> update;
   if (engine.due()) {
@@ -160,6 +181,7 @@ std::optional<TopologyUpdate> TopologyScheduler::step() {
 }
 
 std::int64_t TopologyScheduler::steps() const {
+  impl_->settle();
   return impl_->engine->state().steps;
 }
 
@@ -183,6 +205,7 @@ std::map<std::int64_t, std::int64_t> TopologyScheduler::ages(const std::string& 
 }
 
 void TopologyScheduler::save(torch::serialize::OutputArchive& archive) const {
+  impl_->settle();
   write_state(archive, impl_->engine->state());
 }
 
@@ -191,6 +214,7 @@ void TopologyScheduler::load(torch::serialize::InputArchive& archive) {
 }
 
 const TopologyEngine& topology_engine(const TopologyScheduler& scheduler) {
+  scheduler.impl_->settle();
   return *scheduler.impl_->engine;
 }
 

@@ -258,6 +258,57 @@ TEST(CompactAdamW, MomentsThatDoNotFitAreRefused) {
   EXPECT_MESSAGE(c10::ValueError, opt.state_of(model.bias), "in none of this optimizer's groups");
 }
 
+// Counters, births and learning rate read where the parameters are: the ordinary run, through an archive too.
+TEST(CompactAdamW, CapturableEqualsTheOrdinaryStep) {
+  for (const std::string moments : {"fp32", "bf16"}) {
+    const auto ordinary =
+        CompactAdamWOptions(1e-2).warmup(6).boost(2).stochastic_rounding(true).moments(moments);
+    const auto capturable = CompactAdamWOptions(ordinary).capturable(true).on_nonfinite("ignore").lr_tensor(
+        torch::tensor(1e-2, torch::kDouble));
+    Model a(torch::kBFloat16), b(torch::kBFloat16), c(torch::kBFloat16);
+    CompactAdamW want(a.parameters(), ordinary);
+    CompactAdamW got(b.parameters(), capturable);
+    train(want, a, 0, 12);
+    train(got, b, 0, 12);
+    expect_equal(everything(want, a), everything(got, b));
+    EXPECT_EQ(got.state_of(b.weight).counter().item<int64_t>(), 12);
+    EXPECT_FALSE(want.state_of(a.weight).counter().defined());
+
+    std::stringstream file;
+    torch::serialize::OutputArchive out;
+    got.save(out);
+    out.save_to(file);
+    {
+      const torch::NoGradGuard no_grad;
+      for (size_t i = 0; i < 3; ++i) c.parameters()[i].copy_(b.parameters()[i]);
+    }
+    CompactAdamW loaded(c.parameters(), capturable);
+    torch::serialize::InputArchive in;
+    in.load_from(file);
+    loaded.load(in);
+    capturable.lr_tensor().fill_(3e-3);
+    for (auto& group : want.param_groups()) group.options().set_lr(3e-3);
+    train(want, a, 12, 20);
+    train(loaded, c, 12, 20);
+    expect_equal(everything(want, a), everything(loaded, c));
+  }
+}
+
+TEST(CompactAdamW, WhatACapturedStepCannotDoIsRefused) {
+  Model model;
+  const auto options = CompactAdamWOptions(1e-2).capturable(true);
+  EXPECT_MESSAGE(c10::ValueError, CompactAdamW(model.parameters(), options),
+                 "expected on_nonfinite(\"ignore\")");
+  auto custom = CompactAdamWOptions(options).on_nonfinite("ignore");
+  custom.age_schedule().custom = [](int64_t) { return 1.0; };
+  CompactAdamW opt(model.parameters(), custom);
+  model.set_gradients(0);
+  EXPECT_MESSAGE(c10::ValueError, opt.step(), "is a function, which a device cannot call");
+  EXPECT_EQ(opt.state_of(model.values).step(), 0);
+  CompactAdamW ordinary(model.parameters(), CompactAdamWOptions(1e-2).lr_tensor(torch::tensor(1e-2)));
+  EXPECT_MESSAGE(c10::ValueError, ordinary.step(), "which needs capturable(true)");
+}
+
 TEST(CompactAdamW, ArchiveThatDoesNotFitChangesNothing) {
   Tensor longer = formula(151, 1).requires_grad_();
   CompactAdamW source({longer}, CompactAdamWOptions(0.5));

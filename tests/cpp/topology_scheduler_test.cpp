@@ -306,6 +306,30 @@ TEST(TopologyScheduler, MovesTheStateOfTorchOptimizers) {
   expect_throw<c10::ValueError>([&] { refused.step(); }, "layer 'up' is of a kind");
 }
 
+// The counter is read when an update is due; what did not happen by then is taken back.
+TEST(TopologyScheduler, ReadsACounterOnTheDeviceOnlyWhenAnUpdateIsDue) {
+  const auto run = [](bool capturable) {
+    Net net;
+    smet::CompactAdamW opt(
+        net.parameters(),
+        smet::CompactAdamWOptions(1e-2).capturable(capturable).on_nonfinite(capturable ? "ignore" : "raise"));
+    TopologyScheduler topo(net, opt, options());
+    std::vector<int64_t> seen;
+    for (int64_t call = 0; call < 12; ++call) {
+      opt.zero_grad();
+      net.forward(batch(call)).square().mean().backward();
+      if (call != 1 && call != 3 && call != 4) opt.step();
+      topo.step();
+      if (call == 4) seen.push_back(topo.steps());
+    }
+    seen.insert(seen.end(), {topo.steps(), topo.updates(), static_cast<int64_t>(topo.hash())});
+    for (const auto& [age, count] : topo.ages("up")) seen.insert(seen.end(), {age, count});
+    return seen;
+  };
+  EXPECT_EQ(run(true), run(false));
+  EXPECT_EQ(run(true)[1], 9);
+}
+
 TEST(TopologyScheduler, LeavesFrozenLayersAloneAndCountsNoSkippedStep) {
   Training run(options().interval(1));
   run.net.up->values.set_requires_grad(false);

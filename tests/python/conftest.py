@@ -8,9 +8,9 @@ import torch
 def _cuda_reason():
     if not torch.cuda.is_available():
         return "no CUDA device"
-    import smet  # noqa: F401
+    import smet
 
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("smet::sparse_linear", "CUDA"):
+    if not smet._C.algorithm_names("cuda"):
         return "a CPU build of smet"
     return None
 

@@ -12,27 +12,9 @@ import sys
 import torch
 
 import smet
+from captured import Net, numbers
 
 STEPS, INTERVAL = 60, 19
-
-
-def numbers(rows, cols, step):
-    i = torch.arange(rows * cols)
-    hashed = (i * 7919 + step * 104729 + 12345) * 2654435761 % 4294967296
-    return (hashed % 2048).float().reshape(rows, cols) / 1024 - 1
-
-
-class Net(torch.nn.Module):
-    """Sparse layers of one and of two segments with ragged ends, a bias, and a dense layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.up = smet.SparseLinear(40, 1061, density=0.3, seed=5, name="up")
-        self.norm = torch.nn.LayerNorm(1061)
-        self.down = smet.SparseLinear(1061, 33, bias=False, density=0.2, seed=5, name="down")
-
-    def forward(self, x):
-        return self.down(torch.relu(self.norm(self.up(x))))
 
 
 def train(dtype, grow, moments):

@@ -58,6 +58,10 @@ def run(folder):
     assert done.returncode == 0, done.stderr
     losses = [float(value) for value in re.findall(r"step \d+  loss ([\d.]+)", done.stdout)]
     assert len(losses) == 6 and losses[-1] < losses[0]
+    if (folder / "device").exists():
+        done = subprocess.run([folder / "device"], capture_output=True, text=True, timeout=120)
+        assert done.returncode in (0, 3), done.stdout + done.stderr  # 3: no GPU, or a build without CUDA
+        assert done.stdout.startswith("cpu: the loss fell to 0.")
 
 
 @pytest.fixture(scope="module")

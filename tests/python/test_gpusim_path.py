@@ -61,3 +61,8 @@ def test_t9_same_run_as_on_the_cpu(tmp_path, dtype, grow, moments):
 def test_cusparse_equals_expand_gemm_while_the_topology_changes():
     """The calls of cuSPARSE over a stand-in in plain loops (tests/gpusim/path/cusparse.cpp)."""
     run("gpusim_cusparse.py", OPERATORS)
+
+
+def test_a_captured_step_replayed_is_as_many_steps():
+    """The host reads nothing in forward, backward and step, and nothing that it hands over goes stale."""
+    run("gpusim_capture.py", OPERATORS)

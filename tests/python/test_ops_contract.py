@@ -9,6 +9,8 @@ import smet
 from problems import SMALL
 from test_ops import OPS, draw
 
+REGISTERED = [n.split(".")[0] for n in torch._C._dispatch_get_all_op_names() if n.startswith("smet::")]
+
 
 def adamw_arguments():
     n = 6
@@ -27,6 +29,16 @@ def adamw_arguments():
         [],
         ["w"],
     )
+
+
+def cohort_table_arguments():
+    births = torch.full((256,), -1)
+    births[0] = 0
+    steps = [torch.tensor(4), torch.tensor(7)]
+    numbers = [1e-3, 1.0, 0.1, 0.9, 0.999, 100.0, 1.0, 50.0]  # lr to boost_tau
+    lists = [[number, number] for number in numbers]
+    rates = [torch.tensor(1e-3), torch.empty(0)]
+    return (steps, [births, torch.empty(0)], rates, *lists, [True, False], [0, 0], [0, 1], ["a", "b"])
 
 
 def topology_arguments(values, mask, rank, cols):
@@ -74,6 +86,8 @@ def samples(requires_grad):
         ),
         ("grad_topk_", (torch.zeros(4, dtype=torch.int64), dy, x, mask)),
         ("adamw_step_", adamw_arguments()),
+        ("cohort_table", cohort_table_arguments()),
+        ("count_steps_", ([torch.zeros((), dtype=torch.int64)], torch.zeros(()))),
         ("topology_plan", plan),
         ("topology_commit_", (*fresh, moments, cohort, OPS.topology_plan(*plan)[0], cols, 1, scratch)),
         ("topology_update_", topology_arguments(*[t.clone() for t in fresh], cols)),
@@ -91,11 +105,25 @@ def test_s10_opcheck(requires_grad, index):
     assert set(results.values()) == {"SUCCESS"}, (name, results)
 
 
+WITH_KERNELS = [  # others are made of torch's own operators
+    index
+    for index, (name, _) in enumerate(samples(False))
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"smet::{name}", "CPU")
+]
+
+
 def test_every_registered_operator_has_a_sample():
-    registered = {
-        n.split("::")[1].split(".")[0] for n in torch._C._dispatch_get_all_op_names() if "smet::" in n
-    }
-    assert registered == {name for name, _ in samples(False)}
+    assert {name.removeprefix("smet::") for name in REGISTERED} == {name for name, _ in samples(False)}
+
+
+@pytest.mark.skipif(bool(smet._C.algorithm_names("cuda")), reason="a CUDA build of smet")
+@pytest.mark.parametrize("index", WITH_KERNELS)
+def test_a_cuda_tensor_without_a_cuda_build_says_what_is_missing(index):
+    """Called as torch would call it for a CUDA tensor, which this machine need not be able to make."""
+    name, arguments = samples(False)[index]
+    on_cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    with pytest.raises(NotImplementedError, match=rf"smet::{name} got a CUDA tensor, .*SMET_CUDA=ON"):
+        getattr(OPS, name).default.redispatch(on_cuda, *arguments)
 
 
 def test_unknown_algorithm_lists_the_names(monkeypatch):

@@ -56,7 +56,8 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
                  const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
-                 const OptionalTensor& found_inf, const OptionalTensor& grad_scale) {
+                 const OptionalTensor& found_inf, const OptionalTensor& grad_scale,
+                 const OptionalTensor& keys) {
   if (params.empty()) return;
   const OnDevice device(params[0]);
   for (const Tensor& param : params) {
@@ -76,19 +77,22 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
     return first.item<int64_t>();
   };
   const auto step = [&](const kernels::AdamWStepArgs& args) {
+    if (keys.has_value()) return kernels::cuda::adamw_step(device.stream(), args, control);
     const DeviceTables on_device(args, params[0].device());
     const std::vector<kernels::AdamWTensor> tensors = on_device.of(args);
     return kernels::cuda::adamw_step(device.stream(), {tensors.data(), args.count}, control);
   };
   const auto compact = [&](const kernels::AdamWCompactArgs& args) {
+    if (keys.has_value()) return kernels::cuda::adamw_compact(device.stream(), args, control);
     const DeviceTables on_device({args.tensors, args.count}, params[0].device());
     const std::vector<kernels::AdamWTensor> tensors = on_device.of({args.tensors, args.count});
     return kernels::cuda::adamw_compact(device.stream(), {tensors.data(), args.moments, args.count}, control);
   };
-  adamw_step_with(
-      {first_nonfinite, step, compact},
-      {params, grads, exp_avgs, exp_avg_sqs, exp_avg_scales, exp_avg_sq_scales, ranks, cols, cohorts, tables,
-       beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys});
+  adamw_step_with({first_nonfinite, step, compact},
+                  {params,      grads, exp_avgs, exp_avg_sqs,   exp_avg_scales, exp_avg_sq_scales,
+                   ranks,       cols,  cohorts,  tables,        beta1,          beta2,
+                   eps,         l2,    maximize, rounding_keys, names,          check_finite,
+                   moment_keys, keys});
 }
 
 }  // namespace smet::ops::cuda

@@ -11,6 +11,8 @@ void register_operators(torch::Library& library) {
   library.impl("sparse_linear_backward_input", &sparse_linear_backward_input);
   library.impl("sparse_linear_backward_values", &sparse_linear_backward_values);
   library.impl("adamw_step_", &adamw_step_);
+  library.impl("cohort_table", &cohort_table);
+  library.impl("count_steps_", &count_steps_);
   library.impl("grad_topk_", &grad_topk_);
   library.impl("mask_rank", &mask_rank);
   library.impl("mask_hash", &mask_hash);

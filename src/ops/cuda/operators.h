@@ -35,7 +35,16 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
                  at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
                  at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
                  const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
-                 const OptionalTensor& found_inf, const OptionalTensor& grad_scale);
+                 const OptionalTensor& found_inf, const OptionalTensor& grad_scale,
+                 const OptionalTensor& keys);
+std::tuple<Tensor, Tensor> cohort_table(at::TensorList steps, at::TensorList births, at::TensorList lrs,
+                                        at::ArrayRef<double> lr, at::ArrayRef<double> lr_scale,
+                                        at::ArrayRef<double> weight_decay, at::ArrayRef<double> beta1,
+                                        at::ArrayRef<double> beta2, at::ArrayRef<double> warmup,
+                                        at::ArrayRef<double> boost, at::ArrayRef<double> boost_tau,
+                                        const c10::List<bool>& local_age, at::IntArrayRef seeds,
+                                        at::IntArrayRef indices, const c10::List<std::string>& names);
+void count_steps_(at::TensorList steps, const OptionalTensor& found_inf);
 
 // Where there are fewer than k inactive positions, the last ones are -1: to know that here would mean to wait
 // for the device in a backward pass. A topology update refuses them.

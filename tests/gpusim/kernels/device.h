@@ -67,6 +67,7 @@ class OnDevice {
   explicit OnDevice(std::int64_t size) : OnDevice(Buffer<T>(size)) {}
 
   T* data() { return memory_.data() + offset_; }
+  void write(const Buffer<T>& host) { memory_.write(offset_, host.data(), host.size()); }
   Buffer<T> read() const {
     Buffer<T> host(size_);
     memory_.read(offset_, host.data(), size_);
@@ -118,6 +119,49 @@ class OnDevice {
   std::int64_t size_, offset_;
   Memory memory_;
 };
+
+// Work that was enqueued once, and so done once, and can be done again with the same arguments.
+#ifdef SMET_TEST_ON_GPU
+class Captured {
+ public:
+  template <typename F>
+  explicit Captured(F&& body) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal));
+    body();
+    check(cudaStreamEndCapture(stream(), &graph));
+    check(cudaGraphInstantiate(&graph_, graph, 0));
+    check(cudaGraphDestroy(graph));
+    replay();
+  }
+  ~Captured() { cudaGraphExecDestroy(graph_); }
+  Captured(const Captured&) = delete;
+  Captured& operator=(const Captured&) = delete;
+  void replay() const {
+    check(cudaGraphLaunch(graph_, stream()));
+    wait();
+  }
+
+ private:
+  static void check(cudaError_t error) {
+    if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+  }
+  cudaGraphExec_t graph_ = nullptr;
+};
+#else
+class Captured {
+ public:
+  template <typename F>
+  explicit Captured(F&& body) {
+    body();
+    work_.stop();
+  }
+  void replay() const { work_.replay(); }
+
+ private:
+  gpusim::Recording work_;
+};
+#endif
 
 // Built with the thread sanitizer, under which a layer of thousands of warps takes minutes.
 #ifdef __SANITIZE_THREAD__

@@ -83,6 +83,27 @@ class With {
 };
 void for_each_schedule(const std::function<void()>& body);
 
+// Between construction and stop(), launches, fills and copies run as always and are also kept, with the
+// arguments that they had: what capturing a stream into a CUDA graph keeps. replay() does them again. As
+// there, the memory that they use must still be what it was.
+class Recording {
+ public:
+  Recording();
+  ~Recording();
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+
+  void stop();
+  void replay() const;
+  std::size_t size() const { return work_.size(); }
+
+ private:
+  friend void keep_for_replay(std::function<void()> work);
+  std::vector<std::function<void()>> work_;
+};
+bool recording();
+void keep_for_replay(std::function<void()> work);
+
 // The one stream on which work is accepted. Not null, so that a launcher that forgets its stream is found.
 cudaStream_t stream();
 
@@ -110,6 +131,11 @@ void launch(const Shape& shape, void (*kernel)(Parameters...), Arguments&&... ar
     void (*kernel)(Parameters...);
     std::tuple<Parameters...> arguments;
   } call{kernel, std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)};
+  if (recording()) {
+    keep_for_replay([shape, call] {
+      std::apply([&](const auto&... same) { launch(shape, call.kernel, same...); }, call.arguments);
+    });
+  }
   launch_erased(
       shape, reinterpret_cast<const void*>(kernel),
       [](void* context) {

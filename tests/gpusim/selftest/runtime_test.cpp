@@ -228,6 +228,30 @@ TEST(Runtime, OnlyItsStream) {
   EXPECT_EQ(x, 0);
 }
 
+__global__ void add(int* to, const int* from, int n) {
+  if (threadIdx.x == 0) *to += *from * n;
+}
+
+// A replay has the arguments of the recording, and sees what memory holds by then.
+TEST(Runtime, ARecordingIsReplayedWithItsArguments) {
+  int total = 0, from = 1, copy = 0, n = 10;
+  gpusim::Recording recording;
+  gpusim::launch({.grid = {1}, .block = {32}}, add, &total, &from, n);
+  EXPECT_EQ(cudaMemcpyAsync(&copy, &total, sizeof copy, cudaMemcpyDefault, gpusim::stream()), cudaSuccess);
+  EXPECT_EQ(cudaMemsetAsync(&total, 0, sizeof total, gpusim::stream()), cudaSuccess);
+  expect_error([] { const gpusim::Recording second; }, "two recordings at a time");
+  expect_error([&] { recording.replay(); }, "a replay while a recording is made");
+  recording.stop();
+  gpusim::launch({.grid = {1}, .block = {32}}, nothing);  // not kept
+  EXPECT_EQ(recording.size(), 3U);
+  EXPECT_EQ(copy, 10);
+  n = 99;
+  from = 3;
+  recording.replay();
+  EXPECT_EQ(copy, 30);
+  EXPECT_EQ(total, 0);
+}
+
 // After an error the runtime is as good as new.
 __global__ void leaves_others_waiting() {
   if (threadIdx.x != 3) __syncthreads();
