@@ -26,7 +26,7 @@ Projection add_projection(torch::nn::Module& parent, const std::string& name, in
                                               .seed(sparsity.seed)
                                               .name(name)
                                               .init_std(shape.init_std)
-                                              .fan_in_scale(sparsity.fan_in_scale)));
+                                              .init_scale(sparsity.init_scale)));
   }
   parent.register_module(name.substr(name.rfind('.') + 1), layer.ptr());
   return layer;

@@ -38,7 +38,7 @@ struct Shape {
 struct Sparsity {
   std::map<std::string, double> density;
   uint64_t seed = 0;  // of positions and values, together with the name
-  bool fan_in_scale = false;
+  std::optional<std::string> init_scale;
 };
 
 // A linear layer, torch::nn::Linear or smet::SparseLinear.

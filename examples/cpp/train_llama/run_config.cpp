@@ -96,8 +96,8 @@ c10::ScalarType RunConfig::dtype() const {
 }
 
 Sparsity RunConfig::sparsity() const {
-  Sparsity result{
-      .density = {}, .seed = static_cast<uint64_t>(whole("seed")), .fan_in_scale = has("init_scale")};
+  Sparsity result{.density = {}, .seed = static_cast<uint64_t>(whole("seed")), .init_scale = {}};
+  if (has("init_scale")) result.init_scale = text("init_scale");
   if (!sparse()) return result;
   const auto projections = shape.projections();
   std::vector<std::array<int64_t, 2>> shapes;
