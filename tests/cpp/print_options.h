@@ -55,20 +55,25 @@ std::string json(const std::function<Result(Arguments...)>& value) {
 inline std::string json(const std::regex&) {
   return "\"regex\"";
 }
+inline std::string list(const std::vector<std::string>& items) {
+  std::string text = "[";
+  for (const std::string& item : items) text.append(text.size() > 1 ? ", " : "").append(item);
+  return text.append("]");
+}
 template <typename... T>
 std::string json(const std::variant<T...>& value);
 template <typename T>
 std::string json(const std::vector<T>& value);
 template <typename A, typename B>
 std::string json(const std::pair<A, B>& value) {
-  return "[" + json(value.first) + ", " + json(value.second) + "]";
+  return list({json(value.first), json(value.second)});
 }
 template <typename T>
 std::string json(const std::optional<T>& value) {
   return value ? json(*value) : json(std::nullopt);
 }
 inline std::string json(const std::tuple<double, double>& value) {
-  return "[" + json(std::get<0>(value)) + ", " + json(std::get<1>(value)) + "]";
+  return list({json(std::get<0>(value)), json(std::get<1>(value))});
 }
 template <typename... T>
 std::string json(const std::variant<T...>& value) {
@@ -76,9 +81,9 @@ std::string json(const std::variant<T...>& value) {
 }
 template <typename T>
 std::string json(const std::vector<T>& value) {
-  std::string text;
-  for (const T& item : value) text += (text.empty() ? "" : ", ") + json(item);
-  return "[" + text + "]";
+  std::vector<std::string> items;
+  for (const T& item : value) items.push_back(json(item));
+  return list(items);
 }
 
 inline const char* separator = "{\n";
