@@ -49,6 +49,9 @@ T option(const py::dict& group, const char* name, const char* expected) {
 }
 
 double number(const py::dict& group, const char* name) {
+  const py::object value = group[name];
+  if (THPVariable_Check(value.ptr()))
+    return py::float_(value).cast<double>();  // what torch says of it is kept
   return option<double>(group, name, "a number");
 }
 bool flag(const py::dict& group, const char* name) {

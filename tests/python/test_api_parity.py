@@ -55,7 +55,10 @@ WITHOUT_CPP = {
     "__version__": "smet::version()",
     "SKIP": "smet::default_skip(), compared as a default",
 }
-ONLY_CPP = {("SaveOptions", "run"): "extra, lr_scheduler and what only Python understands, as loaded"}
+ONLY_CPP = {
+    ("SaveOptions", "run"): "extra, lr_scheduler and what only Python understands, as loaded",
+    ("CompactAdamWOptions", "lr_tensor"): "Python's lr takes a number or a tensor",
+}
 REQUIRED = {
     "total_steps": 0,
     "step": 0,

@@ -73,10 +73,12 @@ def subdirectory(tmp_path_factory):
     return folder, prefix
 
 
+@pytest.mark.long  # builds the library again
 def test_add_subdirectory(subdirectory):
     run(subdirectory[0])
 
 
+@pytest.mark.long
 def test_install_prefix(subdirectory, tmp_path):
     build(CONSUMER, tmp_path, f"-DCMAKE_PREFIX_PATH={subdirectory[1]}")
     run(tmp_path)
