@@ -89,6 +89,7 @@ def test_python_package(tmp_path):
     run(tmp_path)
 
 
+@pytest.mark.long
 def test_installed_headers_are_those_of_the_tree(subdirectory):
     def headers(folder):
         return {path.name: path.read_bytes() for path in folder.iterdir()}
