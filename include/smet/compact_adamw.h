@@ -148,6 +148,9 @@ class CompactAdamW : public torch::optim::Optimizer {
   // Whether the counters of the updates are where the parameters are.
   bool capturable() const;
 
+  // Whether parameters are updated, and their gradients freed, during backward().
+  bool fused_backward() const { return fused_ != nullptr; }
+
   // State of `param`, made now if it has none. Throws ValueError for a parameter of another optimizer.
   CompactAdamWParamState& state_of(const torch::Tensor& param);
 

@@ -24,7 +24,7 @@ from smet._text import format_bytes
 START_BYTES = {"cpu": 0.60e9, "gpu": 0.6e9}
 KEPT_SCRATCH = 256 << 20  # of tile_spmm (kernels/cpu/scratch.h)
 SLICE_BYTES = 32 << 20  # of linear_cross_entropy
-PLAN_BYTES = 256 << 20  # of a topology update (src/topology/engine.cpp)
+PLAN_BYTES = 64 << 20  # of a topology update (src/topology/engine.cpp)
 _TILE_TOKENS = 256  # packed at a time in a backward pass
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
+from smet._ddp import keep_positions_local
 from smet._linear_layers import LinearLayer, is_conv1d, is_sparse, linear_layers
 from smet._memory import index_bytes
 from smet._names import Pattern, canonical_name, without_numbers
@@ -29,7 +29,6 @@ _HOOKS = (
     "_backward_pre_hooks",
     "_is_full_backward_hook",
 )
-_DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # where DistributedDataParallel looks
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def sparsify_(
         layers.append(_describe(layer))
         _exchange(layer, _sparse_twin(layer, select, init_std, init_scale, seed))
     _leave_fast_path(model)
-    _keep_positions_from_ddp(model)
+    keep_positions_local(model)
     return ConversionTable(layers, plan.kept)
 
 
@@ -180,19 +179,6 @@ def sparse_layers(model: nn.Module) -> Iterator[tuple[str, SparseLinear]]:
 def sparse_parameters(model: nn.Module) -> set[nn.Parameter]:
     """The values of all sparse layers, as FSDP's `ignored_params` wants them."""
     return {layer.values for _, layer in sparse_layers(model)}
-
-
-def _keep_positions_from_ddp(model: nn.Module) -> None:
-    """DistributedDataParallel would send every buffer before each forward pass; positions agree without."""
-    found: Any = getattr(model, _DDP_IGNORES, None) or ()
-    names = {f"{name}.{key}" for name, _ in _modules(model) for key in ("mask", "rank")}
-    setattr(model, _DDP_IGNORES, sorted({*found, *names}))
-
-
-def _modules(model: nn.Module) -> Iterator[tuple[str, SparseLinear]]:
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, SparseLinear):
-            yield name, module
 
 
 # One layer

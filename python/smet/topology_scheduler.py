@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smet import _C, _processes
+from smet._ddp import keep_positions_local
 from smet._sharded import check_not_sharded
 from smet._topology_agreement import check_equal, share_candidates
 from smet.convert import sparse_layers
@@ -78,6 +79,7 @@ class TopologyScheduler:
     ) -> None:
         self._layers = dict(_unique(sparse_layers(_checked_model(model))))
         check_not_sharded(model)
+        keep_positions_local(model)
         self._opt, self._process_group = opt, process_group
         _check_optimizer(opt, self._layers, prune)
         options = {

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "kernels/isa.h"
 #include "src/ops/expand_gemm.h"
 #include "src/ops/tile_spmm.h"
 
@@ -16,8 +17,14 @@ bool always(const SparseProblem&) {
   return true;
 }
 
-// Where tile_spmm beats expand_gemm. Forward + backward against nn.Linear, time ratio tile_spmm /
-// expand_gemm, median of 2048x768 and 768x768, 1 thread, AVX2, MKL (benchmarks/algorithm_crossover.py):
+// Where tile_spmm beats expand_gemm: up to density d * tokens / (tokens + t). Decoding is paid per call and a
+// tile has at least 16 tokens, hence the form.
+struct Crossover {
+  double d, t;
+};
+
+// Forward + backward against nn.Linear, time ratio tile_spmm / expand_gemm, median of the minima of 2048x768
+// and 768x768, 1 thread, MKL (benchmarks/algorithm_crossover.py). Zen 4, AVX2, dense at 80 to 100 GFLOP/s:
 //   tokens     d = .75     d = .5      d = .25     d = .05    crossover at d
 //      512    1.22/1.03    .85/1.05                                .62
 //      128    1.38/1.10   1.02/1.08    .58/1.03    .27/1.11        .52
@@ -25,14 +32,33 @@ bool always(const SparseProblem&) {
 //       32    1.86/1.14   1.52/1.10    .82/ .97    .40/ .97        .30
 //        8    2.83/1.30   2.06/1.10   1.34/1.01    .61/ .88        .13
 //        1    6.39/1.89   4.90/1.67   3.21/1.49   1.37/1.12        < .05
-// With AVX-512 on both sides (Sapphire Rapids, 768x768) the crossovers are the same within what a busy
-// machine shows: .55 at 512 tokens, .43 at 64, .25 at 32, .15 at 8. Decoding is paid per call and a tile has
-// at least 16 tokens, hence the form of the rule.
+constexpr Crossover kDefault = {.65, 40};
+
+// Sapphire Rapids, AVX-512, dense at 195 GFLOP/s: MKL's full width gains dense products more than ours.
+//   tokens     d = .5      d = .4      d = .3      d = .2      d = .1    crossover at d
+//     2048    1.05/1.11    .87/1.11                                            .53
+//      512    1.15/1.13    .92/1.08    .75/1.06    .58/1.07    .38/1.09        .49
+//      128    1.49/1.29   1.14/1.24    .96/1.15    .77/1.19    .47/1.15        .43
+//       64    1.80/1.43   1.55/1.31   1.26/1.23    .98/1.27    .63/1.30        .29
+//       32                2.12/1.60   1.87/1.50   1.36/1.48    .84/1.36        .22
+//        8                            2.70/1.61   2.12/1.49   1.16/1.35        .12
+constexpr Crossover kWideDense = {.54, 45};
+
+bool has_wide_dense() {
+#ifdef __x86_64__
+  return __builtin_cpu_is("intel") != 0 && kernels::has_isa(kernels::Isa::avx512);
+#else
+  return false;
+#endif
+}
+
 bool few_weights_for_the_tokens(const SparseProblem& problem) {
+  static const Crossover crossover = has_wide_dense() ? kWideDense : kDefault;
   const auto tokens = static_cast<double>(problem.tokens);
   const double positions =
       static_cast<double>(problem.pattern.rows) * static_cast<double>(problem.pattern.cols);
-  return static_cast<double>(problem.pattern.nnz) <= .65 * tokens / (tokens + 40) * positions;
+  return static_cast<double>(problem.pattern.nnz) <=
+         crossover.d * tokens / (tokens + crossover.t) * positions;
 }
 
 std::string known_names(const AlgorithmTable& table) {

@@ -25,7 +25,7 @@ constexpr std::int64_t kNewbornIds = 255;  // ids 1 to 255; 0 is mature
 // the masks of a 7b model are .8 GB. SMET_PLAN_BYTES overrides it, for tests.
 std::int64_t plan_bytes() {
   const char* const given = std::getenv("SMET_PLAN_BYTES");
-  return given != nullptr && *given != '\0' ? std::atoll(given) : std::int64_t{256} << 20;
+  return given != nullptr && *given != '\0' ? std::atoll(given) : std::int64_t{64} << 20;
 }
 
 std::int64_t newborn_id(std::int64_t update) {

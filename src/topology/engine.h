@@ -66,6 +66,8 @@ class TopologyEngine {
   // Candidates that the backward pass before the next step must record for this layer; 0 = none.
   std::int64_t candidates_wanted(const LayerView& layer) const;
   bool needs_candidates() const { return grow_.needs_candidates; }
+  // Whether the prune criterion reads the gradients of the values.
+  bool needs_gradients() const { return prune_.needs_gradient; }
 
   const TopologyState& state() const { return state_; }
   // Throws ValueError naming the option or layer that differs.

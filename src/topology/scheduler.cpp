@@ -63,7 +63,16 @@ struct TopologyScheduler::Impl {
       : layers(sparse_layers(model)), optimizer(opt) {
     check_optimizer();
     engine.emplace(std::move(options), views(/*all=*/true), optimizer_step());
+    check_gradients();
     arm();
+  }
+
+  void check_gradients() const {
+    const auto* compact = dynamic_cast<const CompactAdamW*>(optimizer);
+    TORCH_CHECK_VALUE(
+        !engine->needs_gradients() || compact == nullptr || !compact->fused_backward(),
+        "smet: the prune criterion reads gradients, but the optimizer has fused_backward(true), which frees "
+        "every gradient before an update could look at it; use another criterion, or fused_backward(false)");
   }
 
   void check_optimizer() const {

@@ -370,6 +370,10 @@ TEST(TopologyScheduler, RefusesBadInput) {
   Net other;
   expect_throw<c10::ValueError>([&] { TopologyScheduler(other, opt, options()); },
                                 "does not hold the values of layer 'up'");
+  smet::CompactAdamW fused(other.parameters(), smet::CompactAdamWOptions().fused_backward(true));
+  expect_throw<c10::ValueError>(
+      [&] { TopologyScheduler(other, fused, options().prune("magnitude_gradient")); },
+      "the optimizer has fused_backward(true), which frees every gradient");
   Training run;
   expect_throw<c10::ValueError>([&] { run.topo.ages("left"); }, "no sparse layer 'left'");
 }

@@ -253,6 +253,26 @@ def shipped_bytes(rank, world, folder):
     }
 
 
+def hand_built(rank, world, folder):
+    """Models that sparsify_ never saw: buffers that DDP broadcasts, and what a scheduler says when late."""
+
+    def build_by_hand():
+        return nn.Sequential(
+            smet.SparseLinear(13, 21, name="0"), nn.Tanh(), smet.SparseLinear(21, 5, name="2")
+        )
+
+    model = build_by_hand()
+    smet.TopologyScheduler(model, interval=INTERVAL, total_steps=STEPS)
+    late, quiet = DDP(build_by_hand()), DDP(build_by_hand(), broadcast_buffers=False)
+    smet.TopologyScheduler(quiet, interval=INTERVAL, total_steps=STEPS)
+    try:
+        smet.TopologyScheduler(late, interval=INTERVAL, total_steps=STEPS)
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    return {"broadcast": len(DDP(model).modules_buffers), "late": len(late.modules_buffers), "said": said}
+
+
 def checkpoints(rank, world, folder):
     """Saved by both, resumed by both and, in the test, by one process; then a failure to write on rank 0."""
     model, opt, topo = build(seed=rank)
@@ -300,7 +320,7 @@ def fused_backward(rank, world, folder):
 
 SCENARIOS = (
     *(ddp, ddp_fp32_gradient_growth, different_torch_seeds, desync, flipped_bit, desync_of_seeds),
-    *(nan_raise, nan_skip, shipped_bytes, checkpoints, fsdp2, fsdp2_without_ignored_params),
+    *(nan_raise, nan_skip, shipped_bytes, hand_built, checkpoints, fsdp2, fsdp2_without_ignored_params),
     fused_backward,  # last: its backward pass ends in the middle
 )
 

@@ -161,6 +161,13 @@ def test_d6_positions_are_not_shipped(of):
         assert result["buffers"] == [] and result["broadcast"] == 0
 
 
+def test_d6_positions_of_a_model_built_by_hand_are_not_shipped(of):
+    for result in of("hand_built"):
+        assert result["broadcast"] == 0
+        assert result["late"] == 4  # without a scheduler DDP would send all
+        assert result["said"].startswith("smet: DistributedDataParallel sends the positions '0.mask' before")
+
+
 def test_d7_one_all_reduce_per_accumulated_step(of):
     """Three backward passes under no_sync exchange the compact gradients once: n numbers a sparse layer."""
     for result in of("shipped_bytes"):
