@@ -34,8 +34,9 @@ struct StepKeys {
 // is as accurate and a third slower where memory is not the limit. Moments have the compute type. bf16 params
 // with stochastic_rounding: the fp32 result x becomes the upper or lower bf16 neighbour with probability by
 // distance: bf16((bits(x) + (hash32(key, i) & 0xffff)) >> 16) with hash32 of rounding_hash.h, key =
-// rounding_key of the tensor; non-finite x is rounded to nearest instead. Otherwise rounding is to nearest
-// even.
+// rounding_key of the tensor; non-finite x is rounded to nearest instead. bf16 params with master_low:
+// `param` in all lines above is the float32 master that the two hold together (master_weight.h), which is not
+// rounded at all. Otherwise rounding is to nearest even.
 struct AdamWTensor {
   void* param;
   const void* grad;
@@ -53,7 +54,19 @@ struct AdamWTensor {
   std::uint64_t rounding_key;
   const StepKeys* device_keys = nullptr;  // cuda: where set, read by the kernel in place of rounding_key and
                                           // of CompactMoments::key, which a CUDA graph would hold fast
+  std::int16_t* master_low = nullptr;  // [size], the masters' low halves; null: none. Only with bf16 params
+                                       // (else unsupported_dtype), and not with stochastic_rounding
+                                       // (invalid_argument)
 };
+
+// What every kernel asks of a tensor before the first write.
+constexpr Status check_tensor(const AdamWTensor& tensor) {
+  if (tensor.grad_dtype != tensor.param_dtype) return Status::unsupported_dtype;
+  if (tensor.master_low != nullptr && tensor.param_dtype != DType::bf16) return Status::unsupported_dtype;
+  const bool rounds_nothing = tensor.master_low != nullptr && tensor.stochastic_rounding;
+  if (tensor.cohort_rows < 1 || tensor.cohort_rows > 256 || rounds_nothing) return Status::invalid_argument;
+  return Status::ok;
+}
 
 struct AdamWStepArgs {
   const AdamWTensor* tensors;

@@ -72,7 +72,8 @@ void run_chunk(const AdamWTensor& tensor, std::int64_t begin, std::int64_t end, 
                             .maximize = tensor.maximize,
                             .stochastic_rounding = tensor.stochastic_rounding,
                             .rounding_key = tensor.rounding_key,
-                            .moment_key = moment_key};
+                            .moment_key = moment_key,
+                            .master_low = tensor.master_low == nullptr ? nullptr : tensor.master_low + begin};
   run(chunk);
 }
 

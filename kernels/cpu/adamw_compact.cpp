@@ -11,12 +11,9 @@ namespace {
 constexpr std::int64_t kMaxBlocks = 256;  // of a chunk
 
 Status check(const AdamWTensor& tensor, const CompactMoments& moments) {
-  if (tensor.grad_dtype != tensor.param_dtype || tensor.param_dtype == DType::f64) {
-    return Status::unsupported_dtype;
-  }
-  const bool rows = tensor.cohort_rows >= 1 && tensor.cohort_rows <= static_cast<std::int64_t>(kMaxCohorts);
-  if (!rows) return Status::invalid_argument;
-  if (moments.format == MomentFormat::bf16) return Status::ok;
+  if (tensor.param_dtype == DType::f64) return Status::unsupported_dtype;
+  const Status status = check_tensor(tensor);
+  if (status != Status::ok || moments.format == MomentFormat::bf16) return status;
   return block8_fits(moments, tensor.size) ? Status::ok : Status::invalid_argument;
 }
 

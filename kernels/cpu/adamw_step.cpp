@@ -13,11 +13,8 @@ Status adamw_step(const Executor& executor, const AdamWStepArgs& args) try {
   const IsaKernels* kernels = isa_kernels();
   if (kernels == nullptr) return Status::unsupported_isa;
   for (std::int64_t t = 0; t < args.count; ++t) {
-    const AdamWTensor& tensor = args.tensors[t];
-    if (tensor.grad_dtype != tensor.param_dtype) return Status::unsupported_dtype;
-    if (tensor.cohort_rows < 1 || tensor.cohort_rows > static_cast<std::int64_t>(kMaxCohorts)) {
-      return Status::invalid_argument;
-    }
+    const Status status = check_tensor(args.tensors[t]);
+    if (status != Status::ok) return status;
   }
   const FlatChunks chunks(args.count, [&](std::int64_t t) { return chunks_of_size(args.tensors[t].size); });
   for_chunks(executor, chunks.count(), [&](std::int64_t flat) {

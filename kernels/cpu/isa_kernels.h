@@ -103,6 +103,7 @@ struct AdamWChunk {
   double beta1, beta2, eps, l2;
   bool maximize, stochastic_rounding;
   std::uint64_t rounding_key, moment_key;
+  std::int16_t* master_low;  // of bf16 parameters, null: none
 };
 
 // A chunk of whole blocks of adamw_compact.h; moments are codes, and `first` is any number.

@@ -11,11 +11,10 @@ struct Block8Codes {
 };
 
 Status check(const AdamWTensor& tensor, const CompactMoments& moments) {
-  if (tensor.grad_dtype != tensor.param_dtype || tensor.param_dtype == DType::f64)
-    return Status::unsupported_dtype;
+  if (tensor.param_dtype == DType::f64) return Status::unsupported_dtype;
   const bool blocks = moments.format == MomentFormat::bf16 || moments.block_segments >= 1;
-  if (tensor.cohort_rows < 1 || tensor.cohort_rows > kMaxCohorts || !blocks) return Status::invalid_argument;
-  return Status::ok;
+  const Status status = check_tensor(tensor);
+  return status == Status::ok && !blocks ? Status::invalid_argument : status;
 }
 
 // Calls add(tensor, moments) for every tensor of one dtype and format.

@@ -45,6 +45,7 @@ template <typename Type>
 struct FourWeights {
   Vector<typename Type::Storage, kBlock8Elements> param, grad;
   Vector<std::uint8_t, kBlock8Elements> m, v;
+  Vector<std::int16_t, kBlock8Elements> low;
 
   __device__ static FourWeights load(const StepItem<float>& item, std::int64_t i, const Part& part) {
     constexpr int kCount = kBlock8Elements;
@@ -52,7 +53,8 @@ struct FourWeights {
     return {load_part<kCount>(static_cast<const Storage*>(item.param), i, part),
             load_part<kCount>(static_cast<const Storage*>(item.grad), i, part),
             load_part<kCount>(static_cast<const std::uint8_t*>(item.exp_avg), i, part),
-            load_part<kCount>(static_cast<const std::uint8_t*>(item.exp_avg_sq), i, part)};
+            load_part<kCount>(static_cast<const std::uint8_t*>(item.exp_avg_sq), i, part),
+            load_low<Type, kCount>(item, i, part)};
   }
 };
 
@@ -61,7 +63,7 @@ template <typename Type>
 __device__ __forceinline__ float moments_of(const FourWeights<Type>& four, int e,
                                             const StepScalars<float>& scalars, const float* grad_scale,
                                             float unit, float unit_sq, float* m) {
-  const float param = Type::load(four.param.at[e]);
+  const float param = weight_of<Type>(four.param.at[e], four.low.at[e]);
   const float grad = effective_grad<float>(Type::load(four.grad.at[e]), param, grad_scale, scalars);
   const float root = block8_sqrt_v(unit_sq, four.v.at[e]);
   float v = root * root;
@@ -125,14 +127,15 @@ __device__ __forceinline__ void step_block8(const Block8Item& item, const StepRo
       if (!part.has(i + e)) continue;
       float m;
       const float root = moments_of(four, e, step.scalars, grad_scale, old_unit, old_unit_sq, &m);
-      const float result =
-          updated_param(Type::load(four.param.at[e]), m, root, rows[ids.at[e]], step.scalars);
-      four.param.at[e] = stored_param<Type>(result, step.stochastic_rounding, keys.rounding, i + e);
+      const float param = weight_of<Type>(four.param.at[e], four.low.at[e]);
+      const float result = updated_param(param, m, root, rows[ids.at[e]], step.scalars);
+      four.param.at[e] = stored_param<Type>(result, step.rounding, keys.rounding, i + e, &four.low.at[e]);
       const std::uint32_t noise = hash32(keys.moments, static_cast<std::uint64_t>(i + e));
       four.m.at[e] = m_code(m, per_unit, noise);
       four.v.at[e] = v_code(root, per_unit_sq, noise >> 16);
     }
     store_part(static_cast<typename Type::Storage*>(step.param), i, part, four.param);
+    store_low<Type>(step, i, part, four.low);
     store_part(static_cast<std::uint8_t*>(step.exp_avg), i, part, four.m);
     store_part(static_cast<std::uint8_t*>(step.exp_avg_sq), i, part, four.v);
   }

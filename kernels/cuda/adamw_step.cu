@@ -39,9 +39,8 @@ void check_all(Launches& launches, const Buffer* buffers, std::int64_t count, DT
 
 Status adamw_step(Stream stream, const AdamWStepArgs& args, const StepControl& control) {
   for (std::int64_t t = 0; t < args.count; ++t) {
-    const AdamWTensor& tensor = args.tensors[t];
-    if (tensor.grad_dtype != tensor.param_dtype) return Status::unsupported_dtype;
-    if (tensor.cohort_rows < 1 || tensor.cohort_rows > kMaxCohorts) return Status::invalid_argument;
+    const Status status = check_tensor(args.tensors[t]);
+    if (status != Status::ok) return status;
   }
   Launches launches(stream);
   step_all<F32>(launches, args, DType::f32, control);

@@ -52,6 +52,7 @@ struct StepItem {
   const void* grad;
   void* exp_avg;
   void* exp_avg_sq;
+  std::int16_t* master_low;  // null: none
   const std::uint8_t* cohort;
   const CohortRow* cohorts;
   std::int64_t size;
@@ -59,8 +60,8 @@ struct StepItem {
   const StepKeys* device_keys;  // null: `keys`
   StepScalars<Compute> scalars;
   int cohort_rows;
-  bool stochastic_rounding;
-  bool vectors;  // all five are aligned for vectors of kElements
+  Rounding rounding;
+  bool vectors;  // all six are aligned for vectors of kElements
 };
 
 template <typename Type, typename Moments>
@@ -73,6 +74,7 @@ StepItem<typename Type::Compute> step_item(const AdamWTensor& tensor, std::uint6
           .grad = tensor.grad,
           .exp_avg = tensor.exp_avg,
           .exp_avg_sq = tensor.exp_avg_sq,
+          .master_low = tensor.master_low,
           .cohort = tensor.cohort,
           .cohorts = tensor.cohorts,
           .size = tensor.size,
@@ -80,10 +82,13 @@ StepItem<typename Type::Compute> step_item(const AdamWTensor& tensor, std::uint6
           .device_keys = tensor.device_keys,
           .scalars = StepScalars<Compute>::of(tensor),
           .cohort_rows = tensor.cohort == nullptr ? 1 : static_cast<int>(tensor.cohort_rows),
-          .stochastic_rounding = tensor.stochastic_rounding,
+          .rounding = tensor.master_low != nullptr ? Rounding::master
+                      : tensor.stochastic_rounding ? Rounding::stochastic
+                                                   : Rounding::nearest,
           .vectors = aligned_for<Some>(tensor.param) && aligned_for<Some>(tensor.grad) &&
                      aligned_for<SomeMoments>(tensor.exp_avg) &&
                      aligned_for<SomeMoments>(tensor.exp_avg_sq) &&
+                     aligned_for<Vector<std::int16_t, kCount>>(tensor.master_low) &&
                      aligned_for<Vector<std::uint8_t, kCount>>(tensor.cohort)};
 }
 
@@ -121,6 +126,25 @@ __device__ __forceinline__ void store_part(T* p, std::int64_t i, const Part& par
   }
 }
 
+// The masters' low halves of a thread's elements; 0 where there are none.
+template <typename Type, int N>
+__device__ __forceinline__ Vector<std::int16_t, N> load_low(const StepItem<typename Type::Compute>& item,
+                                                            std::int64_t i, const Part& part) {
+  if constexpr (std::is_same_v<Type, Bf16>) {
+    const std::int16_t* low = item.master_low;
+    if (low != nullptr) return load_part<N>(low, i, part);
+  }
+  return {};
+}
+
+template <typename Type, int N>
+__device__ __forceinline__ void store_low(const StepItem<typename Type::Compute>& item, std::int64_t i,
+                                          const Part& part, const Vector<std::int16_t, N>& low) {
+  if constexpr (std::is_same_v<Type, Bf16>) {
+    if (item.master_low != nullptr) store_part(item.master_low, i, part, low);
+  }
+}
+
 template <typename Type, typename Moments>
 __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>& item,
                                           const StepRow<typename Type::Compute>* rows, const StepKeys& keys,
@@ -138,19 +162,21 @@ __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>
   const auto g = load_part<kCount>(static_cast<const Storage*>(item.grad), i, part);
   auto m = load_part<kCount>(exp_avg, i, part);
   auto v = load_part<kCount>(exp_avg_sq, i, part);
+  auto low = load_low<Type, kCount>(item, i, part);
   Vector<std::uint8_t, kCount> ids{};
   if (item.cohort != nullptr) ids = load_part<kCount>(item.cohort, i, part);
   for (int e = 0; e < kCount; ++e) {
-    const Compute x = Type::load(p.at[e]);
+    const Compute x = weight_of<Type>(p.at[e], low.at[e]);
     const Compute grad = effective_grad<Compute>(Type::load(g.at[e]), x, scale, item.scalars);
     Compute new_m = Moments::load(m.at[e]);
     Compute new_v = Moments::load(v.at[e]);
     update_moments(grad, item.scalars, &new_m, &new_v);
     const Compute result = updated_param(x, new_m, square_root(new_v), rows[ids.at[e]], item.scalars);
     Moments::store(new_m, new_v, keys.moments, i + e, &m.at[e], &v.at[e]);
-    p.at[e] = stored_param<Type>(result, item.stochastic_rounding, keys.rounding, i + e);
+    p.at[e] = stored_param<Type>(result, item.rounding, keys.rounding, i + e, &low.at[e]);
   }
   store_part(param, i, part, p);
+  store_low<Type>(item, i, part, low);
   store_part(exp_avg, i, part, m);
   store_part(exp_avg_sq, i, part, v);
 }

@@ -4,6 +4,7 @@
 
 #include "kernels/adamw_step.h"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/master_weight.h"
 #include "kernels/rounding_hash.h"
 
 namespace smet::kernels::cuda {
@@ -74,11 +75,31 @@ __device__ __forceinline__ std::uint16_t stochastic_bf16(float x, std::uint32_t 
   return finite ? static_cast<std::uint16_t>((bits + (noise & 0xFFFFU)) >> 16) : f32_to_bf16(x);
 }
 
+// What a parameter stands for, given the low half of its master; 0 where it has none, and then it is itself.
 template <typename Type>
-__device__ __forceinline__ typename Type::Storage stored_param(typename Type::Compute x, bool stochastic,
-                                                               std::uint64_t key, std::int64_t i) {
+__device__ __forceinline__ typename Type::Compute weight_of(typename Type::Storage param, std::int16_t low) {
   if constexpr (std::is_same_v<Type, Bf16>) {
-    if (stochastic) return stochastic_bf16(x, hash32(key, static_cast<std::uint64_t>(i)));
+    return master_weight(param, low);
+  } else {
+    return Type::load(param);
+  }
+}
+
+// How a result becomes a parameter.
+enum class Rounding : std::uint8_t { nearest, stochastic, master };
+
+template <typename Type>
+__device__ __forceinline__ typename Type::Storage stored_param(typename Type::Compute x, Rounding rounding,
+                                                               std::uint64_t key, std::int64_t i,
+                                                               std::int16_t* low) {
+  if constexpr (std::is_same_v<Type, Bf16>) {
+    if (rounding == Rounding::stochastic) {
+      return stochastic_bf16(x, hash32(key, static_cast<std::uint64_t>(i)));
+    }
+    if (rounding == Rounding::master) {
+      *low = master_low(x);
+      return master_high(x);
+    }
   }
   return Type::store(x);
 }

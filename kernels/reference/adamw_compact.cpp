@@ -25,9 +25,13 @@ std::uint16_t stochastic_bf16(float x, std::uint32_t noise) {
   return static_cast<std::uint16_t>((float_bits(x) + (noise & 0xFFFFU)) >> 16);
 }
 
+float param_of(const AdamWTensor& tensor, std::int64_t i) {
+  return static_cast<float>(load_weight(tensor.param, tensor.master_low, tensor.param_dtype, i));
+}
+
 // The two first lines of adamw_step.h's formula.
 Moments updated(const AdamWTensor& tensor, std::int64_t i, float m, float v) {
-  const auto param = static_cast<float>(load(tensor.param, tensor.param_dtype, i));
+  const float param = param_of(tensor, i);
   auto grad = static_cast<float>(load(tensor.grad, tensor.grad_dtype, i));
   if (tensor.maximize) grad = -grad;
   if (tensor.l2 != 0) grad = grad + static_cast<float>(tensor.l2) * param;
@@ -40,7 +44,7 @@ Moments updated(const AdamWTensor& tensor, std::int64_t i, float m, float v) {
 // The last line.
 void move_param(const AdamWTensor& tensor, std::int64_t i, const Moments& moments) {
   const CohortRow& row = tensor.cohorts[tensor.cohort == nullptr ? 0 : tensor.cohort[i]];
-  const auto param = static_cast<float>(load(tensor.param, tensor.param_dtype, i));
+  const float param = param_of(tensor, i);
   const float update =
       (static_cast<float>(-row.step_size) * moments.m) /
       (moments.root_v * static_cast<float>(1 / row.bc2_sqrt) + static_cast<float>(tensor.eps));
@@ -48,7 +52,7 @@ void move_param(const AdamWTensor& tensor, std::int64_t i, const Moments& moment
   if (tensor.param_dtype == DType::bf16 && tensor.stochastic_rounding) {
     static_cast<std::uint16_t*>(tensor.param)[i] = stochastic_bf16(result, noise_of(tensor.rounding_key, i));
   } else {
-    store(tensor.param, tensor.param_dtype, i, static_cast<double>(result));
+    store_weight(tensor.param, tensor.master_low, tensor.param_dtype, i, static_cast<double>(result));
   }
 }
 
@@ -114,11 +118,10 @@ void step_block8(const AdamWTensor& tensor, const CompactMoments& compact) {
 Status adamw_compact(const Executor& /*executor*/, const AdamWCompactArgs& args) {
   for (std::int64_t t = 0; t < args.count; ++t) {
     const AdamWTensor& tensor = args.tensors[t];
-    if (tensor.grad_dtype != tensor.param_dtype || tensor.param_dtype == DType::f64) {
-      return Status::unsupported_dtype;
-    }
+    if (tensor.param_dtype == DType::f64) return Status::unsupported_dtype;
     const bool blocks = args.moments[t].format == MomentFormat::bf16 || args.moments[t].block_segments >= 1;
-    if (tensor.cohort_rows < 1 || tensor.cohort_rows > 256 || !blocks) return Status::invalid_argument;
+    const Status status = check_tensor(tensor);
+    if (status != Status::ok || !blocks) return status != Status::ok ? status : Status::invalid_argument;
   }
   for (std::int64_t t = 0; t < args.count; ++t) {
     if (args.moments[t].format == MomentFormat::bf16) {

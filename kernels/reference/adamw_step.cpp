@@ -13,7 +13,7 @@ namespace {
 void store_param(const AdamWTensor& tensor, std::int64_t i, double x) {
   const auto rounded = static_cast<float>(x);
   if (tensor.param_dtype != DType::bf16 || !tensor.stochastic_rounding || !std::isfinite(rounded)) {
-    store(tensor.param, tensor.param_dtype, i, x);
+    store_weight(tensor.param, tensor.master_low, tensor.param_dtype, i, x);
     return;
   }
   const std::uint32_t noise = hash32(tensor.rounding_key, static_cast<std::uint64_t>(i)) & 0xFFFFU;
@@ -26,7 +26,7 @@ void store_param(const AdamWTensor& tensor, std::int64_t i, double x) {
 void update(const AdamWTensor& tensor, std::int64_t i) {
   const DType compute = tensor.param_dtype == DType::f64 ? DType::f64 : DType::f32;
   const CohortRow& row = tensor.cohorts[tensor.cohort == nullptr ? 0 : tensor.cohort[i]];
-  const double param = load(tensor.param, tensor.param_dtype, i);
+  const double param = load_weight(tensor.param, tensor.master_low, tensor.param_dtype, i);
   double grad = load(tensor.grad, tensor.grad_dtype, i);
   if (tensor.maximize) grad = -grad;
   if (tensor.l2 != 0) grad += tensor.l2 * param;
@@ -45,9 +45,8 @@ void update(const AdamWTensor& tensor, std::int64_t i) {
 
 Status adamw_step(const Executor& /*executor*/, const AdamWStepArgs& args) {
   for (std::int64_t t = 0; t < args.count; ++t) {
-    const AdamWTensor& tensor = args.tensors[t];
-    if (tensor.grad_dtype != tensor.param_dtype) return Status::unsupported_dtype;
-    if (tensor.cohort_rows < 1 || tensor.cohort_rows > 256) return Status::invalid_argument;
+    const Status status = check_tensor(args.tensors[t]);
+    if (status != Status::ok) return status;
   }
   for (std::int64_t t = 0; t < args.count; ++t) {
     for (std::int64_t i = 0; i < args.tensors[t].size; ++i) update(args.tensors[t], i);

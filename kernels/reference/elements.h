@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/half.h"
+#include "kernels/master_weight.h"
 #include "kernels/types.h"
 
 namespace smet::kernels::reference {
@@ -41,6 +42,17 @@ inline void store(void* data, DType dtype, std::int64_t i, double x) {
       static_cast<std::uint16_t*>(data)[i] = f32_to_f16(static_cast<float>(x));
       break;
   }
+}
+
+// A weight with the low half of its master, where there is one: `low` null, load and store.
+inline double load_weight(const void* data, const std::int16_t* low, DType dtype, std::int64_t i) {
+  if (low == nullptr) return load(data, dtype, i);
+  return static_cast<double>(master_weight(static_cast<const std::uint16_t*>(data)[i], low[i]));
+}
+inline void store_weight(void* data, std::int16_t* low, DType dtype, std::int64_t i, double x) {
+  if (low == nullptr) return store(data, dtype, i, x);
+  static_cast<std::uint16_t*>(data)[i] = master_high(static_cast<float>(x));
+  low[i] = master_low(static_cast<float>(x));
 }
 
 // to[j] = from[i]: the same bits, or a 16-bit number widened to fp32, or fp32 rounded to 16 bits.

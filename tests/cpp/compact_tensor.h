@@ -12,6 +12,7 @@ struct CompactTensor {
   DType dtype;
   kernels::MomentFormat format;
   Bytes param, grad, exp_avg, exp_avg_sq;
+  Buffer<std::int16_t> master_low;  // empty: no masters
   Buffer<std::uint8_t> cohort;
   Buffer<kernels::CohortRow> rows;
   std::int64_t block_segments;
@@ -28,6 +29,7 @@ struct CompactTensor {
         grad(normal_numbers(dtype, topology.nnz, 5, 1e-3)),
         exp_avg(topology.nnz * moment_bytes()),
         exp_avg_sq(topology.nnz * moment_bytes()),
+        master_low(0),
         cohort(topology.nnz),
         rows(256),
         block_segments(kernels::block8_segments(topology.rows, topology.cols, topology.nnz)),
@@ -50,6 +52,13 @@ struct CompactTensor {
 
   std::int64_t moment_bytes() const { return format == kernels::MomentFormat::bf16 ? 2 : 1; }
 
+  // Masters whose low halves are any.
+  void give_masters() {
+    master_low = Buffer<std::int16_t>(topology.nnz);
+    Random random(47);
+    for (std::int16_t& low : master_low) low = static_cast<std::int16_t>(random.below(0x10000) - 0x8000);
+  }
+
   kernels::AdamWTensor tensor() {
     kernels::AdamWTensor result = options;
     result.param = param.data();
@@ -57,6 +66,7 @@ struct CompactTensor {
     result.exp_avg = exp_avg.data();
     result.exp_avg_sq = exp_avg_sq.data();
     result.cohort = cohort.data();
+    result.master_low = master_low.size() > 0 ? master_low.data() : nullptr;
     result.cohorts = rows.data();
     return result;
   }

@@ -7,11 +7,13 @@
 #include "kernels/cpu/isa/cohort_rows.h"
 #include "kernels/cpu/isa/moments.h"
 #include "kernels/cpu/isa_kernels.h"
+#include "kernels/master_weight.h"
 
 namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
 namespace {
 
-enum class Rounding : std::uint8_t { nearest, stochastic };
+// How a result becomes a bf16 parameter; master: its low half is kept too (master_weight.h).
+enum class Rounding : std::uint8_t { nearest, stochastic, master };
 
 // A storage type: its compute type, and the way there and back.
 struct F64 {
@@ -56,10 +58,26 @@ struct Scalars {
         sign(chunk.maximize ? Compute{-1} : Compute{1}) {}
 };
 
+// Parameter i; `low` is read only where there are masters.
+template <typename Type, Rounding rounding>
+[[gnu::always_inline]] inline typename Type::Compute load_weight(
+    const typename Type::Storage* __restrict param, const std::int16_t* __restrict low, int i) {
+  if constexpr (rounding == Rounding::master) return master_weight(param[i], low[i]);
+  return Type::load(param[i]);
+}
+
+// The masters' low halves from weight i on.
+template <Rounding rounding>
+[[gnu::always_inline]] inline std::int16_t* low_at(const AdamWChunk& chunk, std::int64_t i) {
+  if constexpr (rounding == Rounding::master) return chunk.master_low + i;
+  return nullptr;
+}
+
 // The formula's first two lines and its last, for elements [0, count), count <= kGroup, moments in the
 // compute type.
-template <typename Type, bool coupled>
+template <typename Type, Rounding rounding, bool coupled>
 [[gnu::always_inline]] inline void update_moments(const typename Type::Storage* __restrict param,
+                                                  const std::int16_t* __restrict low,
                                                   const typename Type::Storage* __restrict grad,
                                                   typename Type::Compute* __restrict exp_avg,
                                                   typename Type::Compute* __restrict exp_avg_sq,
@@ -67,7 +85,7 @@ template <typename Type, bool coupled>
   using Compute = typename Type::Compute;
   for (int i = 0; i < count; ++i) {
     Compute g = Type::load(grad[i]) * scalars.sign;
-    if constexpr (coupled) g = g + scalars.l2 * Type::load(param[i]);
+    if constexpr (coupled) g = g + scalars.l2 * load_weight<Type, rounding>(param, low, i);
     exp_avg[i] = exp_avg[i] + (g - exp_avg[i]) * scalars.one_minus_beta1;
     exp_avg_sq[i] = exp_avg_sq[i] * scalars.beta2 + (scalars.one_minus_beta2 * g) * g;
   }
@@ -83,17 +101,21 @@ inline double square_root(double x) {
 // root_v(i) is sqrt(v) of element i.
 template <typename Type, Rounding rounding, typename RootV>
 [[gnu::always_inline]] inline void move_param(typename Type::Storage* __restrict param,
+                                              std::int16_t* __restrict low,
                                               const typename Type::Compute* __restrict exp_avg,
                                               const RootV& root_v, const Rows<typename Type::Compute>& rows,
                                               const Scalars<typename Type::Compute>& scalars, int count,
                                               const GroupHash& hash) {
   using Compute = typename Type::Compute;
   for (int i = 0; i < count; ++i) {
-    const Compute p = Type::load(param[i]);
+    const Compute p = load_weight<Type, rounding>(param, low, i);
     const Compute denominator = root_v(i) * rows.inverse_bc2_sqrt[i] + scalars.eps;
     const Compute result = p + ((rows.step[i] * exp_avg[i]) / denominator - rows.decay[i] * p);
     if constexpr (rounding == Rounding::stochastic) {
       param[i] = static_cast<std::uint16_t>(stochastic_bf16(result, hash(i)));
+    } else if constexpr (rounding == Rounding::master) {
+      param[i] = master_high(result);
+      low[i] = master_low(result);
     } else {
       param[i] = Type::store(result);
     }
@@ -122,13 +144,14 @@ void run_chunk(const AdamWChunk& chunk) {
     alignas(64) Compute m[kGroup];
     alignas(64) Compute v[kGroup];
     Moments::load(exp_avg + i, exp_avg_sq + i, count, m, v);
-    update_moments<Type, coupled>(param + i, grad + i, m, v, scalars, count);
+    std::int16_t* low = low_at<rounding>(chunk, i);
+    update_moments<Type, rounding, coupled>(param + i, low, grad + i, m, v, scalars, count);
     // Before the root and the quotients, which keep the processor waiting: it rounds meanwhile.
     Moments::store(m, v, {chunk.moment_key, first}, count, exp_avg + i, exp_avg_sq + i);
     const auto root_v = [&](int lane) __attribute__((always_inline)) {
       return square_root(v[lane]);
     };
-    move_param<Type, rounding>(param + i, m, root_v, rows, scalars, count, {chunk.rounding_key, first});
+    move_param<Type, rounding>(param + i, low, m, root_v, rows, scalars, count, {chunk.rounding_key, first});
   };
   const auto ids_at = [&](std::int64_t i) { return chunk.cohort == nullptr ? nullptr : chunk.cohort + i; };
 
@@ -138,6 +161,7 @@ void run_chunk(const AdamWChunk& chunk) {
     prefetch(grad + i);
     prefetch(exp_avg + i);
     prefetch(exp_avg_sq + i);
+    if constexpr (rounding == Rounding::master) prefetch(low_at<rounding>(chunk, i));
     update_at(i, kGroup, group_rows.of(ids_at(i)));
   }
   if (i == chunk.size) return;
@@ -145,16 +169,19 @@ void run_chunk(const AdamWChunk& chunk) {
   update_at(i, rest, group_rows.of(ids_at(i), rest));
 }
 
+template <typename Type, typename Moments, Rounding rounding>
+void rounded_chunk(const AdamWChunk& chunk) {
+  return chunk.l2 != 0 ? run_chunk<Type, Moments, rounding, true>(chunk)
+                       : run_chunk<Type, Moments, rounding, false>(chunk);
+}
+
 template <typename Type, typename Moments>
 void adamw_chunk(const AdamWChunk& chunk) {
   if constexpr (__is_same(Type, Bf16)) {
-    if (chunk.stochastic_rounding) {
-      return chunk.l2 != 0 ? run_chunk<Type, Moments, Rounding::stochastic, true>(chunk)
-                           : run_chunk<Type, Moments, Rounding::stochastic, false>(chunk);
-    }
+    if (chunk.master_low != nullptr) return rounded_chunk<Type, Moments, Rounding::master>(chunk);
+    if (chunk.stochastic_rounding) return rounded_chunk<Type, Moments, Rounding::stochastic>(chunk);
   }
-  return chunk.l2 != 0 ? run_chunk<Type, Moments, Rounding::nearest, true>(chunk)
-                       : run_chunk<Type, Moments, Rounding::nearest, false>(chunk);
+  rounded_chunk<Type, Moments, Rounding::nearest>(chunk);
 }
 
 }  // namespace

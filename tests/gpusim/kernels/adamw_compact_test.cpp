@@ -17,6 +17,7 @@ struct DeviceCompact {
   const CompactTensor& host;
   OnDevice<std::int32_t> rank;
   OnDevice<unsigned char> param, grad, exp_avg, exp_avg_sq;
+  OnDevice<std::int16_t> master_low;
   OnDevice<std::uint8_t> cohort;
   OnDevice<kernels::CohortRow> rows;
   OnDevice<float> scale, scale_sq;
@@ -30,6 +31,7 @@ struct DeviceCompact {
         grad(start.grad, offset * kernels::element_size(start.dtype)),
         exp_avg(start.exp_avg, offset * start.moment_bytes()),
         exp_avg_sq(start.exp_avg_sq, offset * start.moment_bytes()),
+        master_low(start.master_low, offset),
         cohort(start.cohort, offset),
         rows(start.rows),
         scale(start.scale),
@@ -40,6 +42,7 @@ struct DeviceCompact {
     tensor.grad = grad.data();
     tensor.exp_avg = exp_avg.data();
     tensor.exp_avg_sq = exp_avg_sq.data();
+    if (tensor.master_low != nullptr) tensor.master_low = master_low.data();
     tensor.cohort = cohort.data();
     tensor.cohorts = rows.data();
     if (moments.rank != nullptr) moments.rank = rank.data();
@@ -49,6 +52,7 @@ struct DeviceCompact {
 
   void expect_equals(const CompactTensor& want) const {
     EXPECT_TRUE(same_numbers(want.dtype, param.read(), want.param)) << "param";
+    EXPECT_TRUE(same_bytes(master_low.read(), want.master_low)) << "master_low";
     EXPECT_TRUE(same_bytes(exp_avg.read(), want.exp_avg)) << "exp_avg";
     EXPECT_TRUE(same_bytes(exp_avg_sq.read(), want.exp_avg_sq)) << "exp_avg_sq";
     EXPECT_TRUE(same_bytes(scale.read(), want.scale)) << "scale";
@@ -61,6 +65,10 @@ struct Setting {
   std::int64_t offset;
   std::function<void(CompactTensor&)> change;
 };
+void give_masters(CompactTensor& tensor) {
+  if (tensor.dtype == DType::bf16) tensor.give_masters();
+}
+
 std::vector<Setting> settings() {
   return {
       {"plain", 0, [](CompactTensor&) {}},
@@ -69,6 +77,12 @@ std::vector<Setting> settings() {
        [](CompactTensor& t) {
          t.options.l2 = .01;
          t.options.maximize = true;
+       }},
+      {"master weights", 0, give_masters},
+      {"master weights, not aligned, coupled decay", 1,
+       [](CompactTensor& t) {
+         give_masters(t);
+         t.options.l2 = .01;
        }},
   };
 }
@@ -110,6 +124,7 @@ TEST(AdamWCompactKernel, UnderEverySchedule) {
   const Topology topology = make_topology({"two blocks a row", 11, 5000, .1});
   for (const MomentFormat format : {MomentFormat::bf16, MomentFormat::block8}) {
     check(CompactTensor(topology, DType::bf16, format), settings()[1], true);
+    check(CompactTensor(topology, DType::bf16, format), settings()[4], true);
   }
 }
 
@@ -166,6 +181,9 @@ TEST(AdamWCompactKernel, WrongArgumentsAreRefused) {
   tensor.param_dtype = tensor.grad_dtype = DType::f32;
   moments.block_segments = 0;
   EXPECT_EQ(status(), Status::invalid_argument);
+  good.give_masters();
+  tensor.master_low = good.master_low.data();
+  EXPECT_EQ(status(), Status::unsupported_dtype);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ DType compute_type(DType dtype) {
 struct Tensor {
   DType dtype;
   Bytes param, grad, exp_avg, exp_avg_sq;
+  Buffer<std::int16_t> master_low{0};  // empty: no masters
   Buffer<std::uint8_t> cohort;
   Buffer<CohortRow> rows;
   AdamWTensor options{};
@@ -54,6 +55,14 @@ struct Tensor {
     options.rounding_key = 0x5EED;
   }
 
+  // Of a bf16 tensor: masters whose low halves are any.
+  void give_masters() {
+    if (dtype != DType::bf16) return;
+    master_low = Buffer<std::int16_t>(options.size);
+    Random random(47);
+    for (std::int16_t& low : master_low) low = static_cast<std::int16_t>(random.below(0x10000) - 0x8000);
+  }
+
   AdamWTensor on_host() {
     AdamWTensor tensor = options;
     tensor.param = param.data();
@@ -61,6 +70,7 @@ struct Tensor {
     tensor.exp_avg = exp_avg.data();
     tensor.exp_avg_sq = exp_avg_sq.data();
     tensor.cohort = cohort.size() > 0 ? cohort.data() : nullptr;
+    tensor.master_low = master_low.size() > 0 ? master_low.data() : nullptr;
     tensor.cohorts = rows.data();
     return tensor;
   }
@@ -70,6 +80,7 @@ struct Tensor {
 struct DeviceTensor {
   DType dtype;
   OnDevice<unsigned char> param, grad, exp_avg, exp_avg_sq;
+  OnDevice<std::int16_t> master_low;
   OnDevice<std::uint8_t> cohort;
   OnDevice<CohortRow> rows;
   AdamWTensor tensor;
@@ -80,6 +91,7 @@ struct DeviceTensor {
         grad(host.grad, host.offset * kernels::element_size(dtype)),
         exp_avg(host.exp_avg, host.offset * kernels::element_size(compute_type(dtype))),
         exp_avg_sq(host.exp_avg_sq, host.offset * kernels::element_size(compute_type(dtype))),
+        master_low(host.master_low, host.offset),
         cohort(host.cohort, host.offset),
         rows(host.rows),
         tensor(host.options) {
@@ -88,11 +100,13 @@ struct DeviceTensor {
     tensor.exp_avg = exp_avg.data();
     tensor.exp_avg_sq = exp_avg_sq.data();
     tensor.cohort = host.cohort.size() > 0 ? cohort.data() : nullptr;
+    tensor.master_low = host.master_low.size() > 0 ? master_low.data() : nullptr;
     tensor.cohorts = rows.data();
   }
 
   void expect_equals(const Tensor& want) const {
     EXPECT_TRUE(same_numbers(dtype, param.read(), want.param)) << "param";
+    EXPECT_TRUE(same_bytes(master_low.read(), want.master_low)) << "master_low";
     EXPECT_TRUE(same_numbers(compute_type(dtype), exp_avg.read(), want.exp_avg)) << "exp_avg";
     EXPECT_TRUE(same_numbers(compute_type(dtype), exp_avg_sq.read(), want.exp_avg_sq)) << "exp_avg_sq";
   }
@@ -128,6 +142,19 @@ std::vector<Setting> settings() {
          t.options.maximize = true;
        }},
       {"stochastic rounding", .3, [](Tensor& t) { t.options.stochastic_rounding = true; }},
+      {"master weights", .3, [](Tensor& t) { t.give_masters(); }},
+      {"master weights, not aligned, coupled decay", .3,
+       [](Tensor& t) {
+         t.give_masters();
+         t.offset = 1;
+         t.options.l2 = .01;
+       }},
+      {"master weights, awkward numbers", -1,
+       [](Tensor& t) {
+         t.give_masters();
+         t.param = awkward_numbers(t.dtype, t.options.size, 7, true);
+         t.grad = awkward_numbers(t.dtype, t.options.size, 5, true);
+       }},
       {"not aligned", .3, [](Tensor& t) { t.offset = 1; }},
       {"awkward gradients", .3,
        [](Tensor& t) { t.grad = awkward_numbers(t.dtype, t.options.size, 5, true); }},
@@ -215,6 +242,9 @@ TEST(AdamWStepKernel, WrongArgumentsAreRefused) {
     tensor.cohort_rows = rows;
     EXPECT_EQ(kernels::cuda::adamw_step(stream(), {&tensor, 1}, {}), Status::invalid_argument);
   }
+  std::int16_t low = 0;
+  tensor.master_low = &low;
+  EXPECT_EQ(kernels::cuda::adamw_step(stream(), {&tensor, 1}, {}), Status::unsupported_dtype);
 }
 
 TEST(FirstNonfiniteKernel, FindsEveryPlace) {
