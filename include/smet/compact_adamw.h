@@ -38,8 +38,13 @@ struct CompactAdamWOptions : public torch::optim::OptimizerCloneableOptions<Comp
   TORCH_ARG(bool, local_age) = true;             // false: moments corrected by the global step, as plain Adam
   TORCH_ARG(bool, maximize) = false;             // ascend instead of descend
   TORCH_ARG(bool, stochastic_rounding) = false;  // of bfloat16 parameters
-  TORCH_ARG(std::string, moments) = "fp32";      // or "bf16", "8bit": how they are stored; float64: "fp32"
-  TORCH_ARG(int64_t, seed) = 0;                  // of the random rounding of parameters and moments
+  // Of bfloat16 parameters too, and not with stochastic_rounding: the step is that of float32 parameters,
+  // whose upper halves, to nearest, the parameters are. Two more bytes for each weight (state master_low).
+  // Where an optimizer is loaded, it stays what it is here; if that differs from what was saved,
+  // stochastic_rounding stays too. float32 and float64: no effect; float16 is refused.
+  TORCH_ARG(bool, master_weights) = false;
+  TORCH_ARG(std::string, moments) = "fp32";  // or "bf16", "8bit": how they are stored; float64: "fp32"
+  TORCH_ARG(int64_t, seed) = 0;              // of the random rounding of parameters and moments
   // What a NaN or infinite gradient does: "raise" (step() throws with the parameter's name before anything is
   // changed), "skip" (the step is left out: nothing moves, neither ages nor the topology's clock;
   // skipped_steps() counts it and a warning says it) or "ignore" (no check; what torch does). Of the whole
@@ -78,7 +83,10 @@ struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamStat
   TORCH_ARG(torch::Tensor, exp_avg_sq);  // the same; uint8 beside int8
   TORCH_ARG(torch::Tensor, exp_avg_scale);     // 8-bit moments only: float32 [rows, blocks]
   TORCH_ARG(torch::Tensor, exp_avg_sq_scale);  // the same
-  TORCH_ARG(torch::Tensor, cohort);            // values of a sparse layer only: uint8 [n]
+  // master_weights of a bfloat16 parameter only: int16, like the parameter; modulo 2^32,
+  // bits(master) = (bits(parameter) << 16) + master_low. Loaded state without it gets zeros.
+  TORCH_ARG(torch::Tensor, master_low);
+  TORCH_ARG(torch::Tensor, cohort);  // values of a sparse layer only: uint8 [n]
   TORCH_ARG(torch::Tensor, births);  // and int64 [256]: step after which a cohort was regrown, -1 = unused id
   TORCH_ARG(torch::Tensor, counter);  // with capturable: updates so far, int64 scalar beside the parameter
 
@@ -112,10 +120,10 @@ struct CompactAdamWParamState : public torch::optim::OptimizerCloneableParamStat
 // before the parameter at hand is changed, but after those nearer to the loss; "skip" needs clipped_backward.
 class CompactAdamW : public torch::optim::Optimizer {
  public:
-  // Throws ValueError for an empty list, a parameter that is listed twice, an option out of range, or
-  // capturable without on_nonfinite "ignore";
-  // TypeError for a dtype other than float32, float64, bfloat16, float16, or for float64 with bf16 or 8-bit
-  // moments.
+  // Throws ValueError for an empty list, a parameter that is listed twice, an option out of range,
+  // master_weights with stochastic_rounding, or capturable without on_nonfinite "ignore";
+  // TypeError for a dtype other than float32, float64, bfloat16, float16, for float64 with bf16 or 8-bit
+  // moments, or for float16 with master_weights.
   explicit CompactAdamW(const std::vector<torch::optim::OptimizerParamGroup>& param_groups,
                         CompactAdamWOptions defaults = {});
   explicit CompactAdamW(std::vector<torch::Tensor> params, CompactAdamWOptions defaults = {});
@@ -156,9 +164,10 @@ class CompactAdamW : public torch::optim::Optimizer {
 
   // Options and state of all parameters, by order.
   void save(torch::serialize::OutputArchive& archive) const override;
-  // Parameters are matched by order. The option `moments` stays what it is here: moments that were saved in
-  // another format are converted, to nearest (8-bit ones by the layer's positions: load the model before).
-  // Throws when the archive does not fit; nothing is changed then.
+  // Parameters are matched by order. The options `moments` and `master_weights` stay what they are here:
+  // moments that were saved in another format are converted, to nearest (8-bit ones by the layer's positions:
+  // load the model before), and masters that were not saved begin at the parameters. Throws when the archive
+  // does not fit; nothing is changed then.
   void load(torch::serialize::InputArchive& archive) override;
 
  private:

@@ -25,7 +25,8 @@ std::vector<std::pair<std::string, std::shared_ptr<SparseLinearImpl>>> sparse_la
 
 // Bytes of the storages that are alive, by kind. Python's smet.report has the same fields.
 struct MemoryReport {
-  // Of sparse layers: values; their gradients; exp_avg and exp_avg_sq; births; mask and rank.
+  // Of sparse layers: values; their gradients; exp_avg and exp_avg_sq, with master_weights master_low too;
+  // births; mask and rank.
   std::int64_t weights = 0;
   std::int64_t gradients = 0;
   std::int64_t moments = 0;

@@ -76,6 +76,7 @@ AdamWHyper make_hyper(const py::dict& group, bool lr_stays = false) {
   hyper.local_age = flag(group, "local_age");
   hyper.maximize = flag(group, "maximize");
   hyper.stochastic_rounding = flag(group, "stochastic_rounding");
+  hyper.master_weights = flag(group, "master_weights");
   hyper.moments = option<std::string>(group, "moments", "a string");
   hyper.seed = option<std::uint64_t>(group, "seed", "an integer from 0 to 2^64 - 1");
   return hyper;
@@ -129,6 +130,7 @@ void compact_adamw_step(const std::vector<std::pair<py::dict, std::vector<Item>>
       update.param = param;
       update.grad = param.grad();
       update.moments = moments_of(state);
+      update.master_low = optional_state(state, "master_low");
       update.cohort = optional_state(state, "cohort");
       update.births = optional_state(state, "births");
       update.index = index;

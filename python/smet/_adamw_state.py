@@ -25,6 +25,7 @@ CALLABLE = "callable"  # how a callable age schedule is written in a state dict
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _SCALES = ("exp_avg_scale", "exp_avg_sq_scale")
 _COHORTS = ("cohort", "births")
+_MASTER = "master_low"
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 State = dict[str, Any]
@@ -57,6 +58,11 @@ def check_params(params: list[Any], options: dict[str, Any]) -> None:
                 f'CompactAdamW got a float64 parameter and moments="{moments}"; expected moments="fp32", '
                 "with which a float64 parameter has float64 moments. Put it into a group of its own"
             )
+        if isinstance(param, Tensor) and param.dtype == torch.float16 and options["master_weights"]:
+            raise TypeError(
+                "CompactAdamW got a float16 parameter and master_weights=True; expected bfloat16 or float32. "
+                "Put it into a group of its own"
+            )
         if isinstance(param, DTensor) and moments == "8bit":
             raise TypeError(
                 'CompactAdamW got a sharded parameter and moments="8bit", but a shard holds parts of blocks. '
@@ -64,17 +70,20 @@ def check_params(params: list[Any], options: dict[str, Any]) -> None:
             )
 
 
-def new_state(param: Tensor, moments: str, capturable: bool) -> State:
-    """State of a parameter that was never updated.
+def new_state(param: Tensor, options: Group, capturable: bool) -> State:
+    """State of a parameter that was never updated, in a group of these options.
 
     step: int64 scalar; exp_avg, exp_avg_sq: like the parameter, and their scales [rows, blocks]
-    where they are 8-bit. For the values of a sparse layer also cohort: uint8 [n], and births: int64 [256],
-    the step after which each cohort was regrown (0 = initial, -1 = unused id). step and births are on the
-    CPU; with capturable, where the parameter is.
+    where they are 8-bit. master_low: int16 like the parameter, of a bfloat16 one with master_weights; bits of
+    its float32 master = (its bits << 16) + master_low, modulo 2^32. For the values of a sparse layer also
+    cohort: uint8 [n], and births: int64 [256], the step after which each cohort was regrown (0 = initial,
+    -1 = unused id). step and births are on the CPU; with capturable, where the parameter is.
     """
     place = param.device if capturable else torch.device("cpu")
     step = torch.zeros((), dtype=torch.int64, device=place)
-    state: State = {"step": step, **_C.new_moments(param, moments)}
+    state: State = {"step": step, **_C.new_moments(param, options["moments"])}
+    if options["master_weights"] and param.dtype == torch.bfloat16:
+        state[_MASTER] = torch.zeros_like(param, dtype=torch.int16, requires_grad=False)
     if _C.values_info(param) is not None:
         state["cohort"] = torch.zeros(param.numel(), dtype=torch.uint8, device=param.device)
         state["births"] = torch.full((COHORT_IDS,), -1, dtype=torch.int64, device=place)
@@ -84,7 +93,7 @@ def new_state(param: Tensor, moments: str, capturable: bool) -> State:
 
 def reset_state(state: State) -> None:
     """Back to new_state, in place."""
-    for key in ("step", *_MOMENTS, *(k for k in (*_SCALES, *_COHORTS) if k in state)):
+    for key in ("step", *_MOMENTS, *(k for k in (*_SCALES, _MASTER, *_COHORTS) if k in state)):
         state[key].zero_()
     if "births" in state:
         state["births"][1:] = -1
@@ -93,8 +102,9 @@ def reset_state(state: State) -> None:
 def load_groups(groups: list[Group], saved_groups: list[Group]) -> list[Group]:
     """New parameter groups: the saved options, our parameters.
 
-    Options that the saved group does not know (it may come from torch's AdamW) keep our value, and so does
-    `moments`: how much memory the state takes is decided where the optimizer is built.
+    Options that the saved group does not know (it may come from torch's AdamW) keep our value, and so do
+    `moments` and `master_weights`: how much memory the state takes is decided where the optimizer is built;
+    with another `master_weights` than saved, so is `stochastic_rounding`.
     Raises ValueError when the number of groups or of their parameters differs, or an option cannot be kept.
     """
     if len(groups) != len(saved_groups):
@@ -140,6 +150,9 @@ def _load_group(number: int, group: Group, saved: Group) -> Group:
     for key, value in group.items():
         if key not in ("params", "param_names"):
             loaded.setdefault(key, value)
+    if bool(saved.get("master_weights")) != group["master_weights"]:
+        loaded["stochastic_rounding"] = group["stochastic_rounding"]
+    loaded["master_weights"] = group["master_weights"]
     loaded["betas"] = tuple(loaded["betas"])
     loaded["moments"] = group["moments"]
     loaded["params"] = group["params"]
@@ -188,14 +201,18 @@ def check_saved_state(saved: State, param: Tensor, name: str) -> int:
     for key in required:
         if key not in saved:
             raise fail(f"no '{key}'")
+    known = required | ({_MASTER} & set(saved))
     for key in saved:
-        if key not in required:
+        if key not in known:
             raise fail(f"unknown entry '{key}'")
-    for key in sorted(required - {"step"}):
+    for key in sorted(known - {"step"}):
         if not isinstance(saved[key], Tensor):
             raise fail(f"'{key}' is {type(saved[key]).__name__}, expected a tensor")
     if problem := _C.moments_problem(param, saved):
         raise fail(problem)
+    if _MASTER in saved and (saved[_MASTER].dtype != torch.int16 or saved[_MASTER].shape != param.shape):
+        got = f"{saved[_MASTER].dtype} {list(saved[_MASTER].shape)}"
+        raise fail(f"'{_MASTER}' is {got}, expected torch.int16 {list(param.shape)}")
     step = saved["step"]
     if isinstance(step, Tensor) and step.numel() == 1:
         step = step.item()
@@ -207,9 +224,14 @@ def check_saved_state(saved: State, param: Tensor, name: str) -> int:
 
 
 def copy_state(saved: State, state: State, step: int, param: Tensor) -> None:
-    """Copies a checked saved state into that of `param`, in place, in its formats and on its devices."""
+    """Copies a checked saved state into that of `param`, in place, in its formats and on its devices.
+
+    A master's low half that was not saved is 0: the master is the parameter. One without a place is dropped.
+    """
     state["step"].fill_(step)
     _C.copy_moments_(param, state, saved)
+    if _MASTER in state:
+        state[_MASTER].copy_(saved[_MASTER]) if _MASTER in saved else state[_MASTER].zero_()
     for key in (k for k in _COHORTS if k in state):
         state[key].copy_(saved[key])
 

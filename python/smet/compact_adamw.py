@@ -33,9 +33,8 @@ class CompactAdamW(torch.optim.Optimizer):
         lr_w = lr * density^-density_scaling * warm(a)
         w <- w - lr_w * ((m / (1 - beta1^a)) / (sqrt(v / (1 - beta2^a)) + eps) + weight_decay * w)
 
-    a is the global step for dense parameters and for weights that were there from the start; warm(a) is 1
-    for both. For weights regrown after step 0,
-    warm(a) = min(1, a / warmup) * (1 + (boost - 1) * exp(-a / boost_tau)).
+    a is the global step for dense parameters and for weights that were there from the start, and warm(a) = 1.
+    For weights regrown later, warm(a) = min(1, a / warmup) * (1 + (boost - 1) * exp(-a / boost_tau)).
 
     Dense parameters have density 1 and get torch's AdamW: a step from equal state gives moments within 1 ulp
     (equal bit for bit to torch's code without fused multiply-adds) and weights within 2 ulp, or within 8 ulp
@@ -49,8 +48,7 @@ class CompactAdamW(torch.optim.Optimizer):
         lr: learning rate, a number or a tensor of one element.
         betas: decay rates of the two moments.
         eps: added to the square root of the corrected second moment.
-        weight_decay: decoupled weight decay; `coupled_weight_decay=True` adds weight_decay * w to the
-            gradient.
+        weight_decay: decoupled; `coupled_weight_decay=True` adds weight_decay * w to the gradient.
         density_scaling: exponent p of lr * density^-p; 0 = off.
         warmup: W of warm(a), in updates; 0 = none. The topology interval is a good value.
         boost, boost_tau: B and tau of warm(a); B = 1 is the paper's schedule.
@@ -60,6 +58,9 @@ class CompactAdamW(torch.optim.Optimizer):
         maximize: ascend instead of descend.
         stochastic_rounding: round bfloat16 parameters up or down at random, keyed by `seed`, parameter and
             step, so that updates below half a bfloat16 ulp are not lost.
+        master_weights: update float32 masters of bfloat16 parameters, which are their upper halves, to
+            nearest; the lower ones take 2 bytes per weight. TypeError for float16, ValueError beside
+            stochastic_rounding; float32 and float64 parameters stay as they are.
         moments: "fp32"; "bf16": two bytes instead of four for each of exp_avg and exp_avg_sq; or "8bit": one
             byte, with a scale for about 256 neighbouring weights of a sparse layer, up to 1,024 of a row of a
             dense parameter (dense ones of fewer than 64 columns, such as norms and biases, keep float32).
@@ -79,7 +80,6 @@ class CompactAdamW(torch.optim.Optimizer):
             gradient accumulation, GradScaler or several processes; on_nonfinite="raise" raises before the
             parameter at hand is changed, but after those nearer to the loss. `clipped_backward` clips by the
             norm of all gradients, and decides about non-finite ones before anything is changed.
-
         capturable: keep counters and births where the parameters are and read them, and `lr` where it is a
             tensor there, at every step, so that a CUDA graph may hold the step: every replay is a step of its
             own. A GradScaler may be captured too; steps that it skips are not counted. Needs
@@ -96,8 +96,9 @@ class CompactAdamW(torch.optim.Optimizer):
     State exists from construction (of a frozen parameter, from its first update).
     state[p]: step (int64 scalar), exp_avg, exp_avg_sq, and for values cohort (uint8 [n]) and births (int64
     [256]); step and births on the CPU, with capturable=True where the parameter is. 8-bit moments: exp_avg
-    int8, exp_avg_sq uint8, and exp_avg_scale, exp_avg_sq_scale float32 [rows, blocks]:
-    m = scale (c / 127)^2 sign(c), sqrt(v) = scale (c / 255)^2.
+    int8, exp_avg_sq uint8, and exp_avg_scale, exp_avg_sq_scale float32 [rows, blocks]: m = scale (c / 127)^2
+    sign(c), sqrt(v) = scale (c / 255)^2. Of a parameter with a master, master_low int16: bits(master) =
+    (bits(parameter) << 16) + master_low modulo 2^32; so a master follows its parameter when that is set.
     """
 
     on_nonfinite: str
@@ -127,6 +128,7 @@ class CompactAdamW(torch.optim.Optimizer):
         local_age: bool = True,
         maximize: bool = False,
         stochastic_rounding: bool = False,
+        master_weights: bool = False,
         moments: str = "fp32",
         seed: int = 0,
         on_nonfinite: str = "raise",
@@ -151,6 +153,7 @@ class CompactAdamW(torch.optim.Optimizer):
             "local_age": local_age,
             "maximize": maximize,
             "stochastic_rounding": stochastic_rounding,
+            "master_weights": master_weights,
             "moments": moments,
             "seed": seed,
         }
@@ -160,9 +163,8 @@ class CompactAdamW(torch.optim.Optimizer):
         model = params if isinstance(params, nn.Module) else None
         if model is not None:
             check_not_sharded(model)
-        super().__init__(
-            list(params.named_parameters()) if isinstance(params, nn.Module) else params, defaults
-        )
+        listed = list(params.named_parameters()) if isinstance(params, nn.Module) else params
+        super().__init__(listed, defaults)
         if model is not None:
             self._watched = WatchedModel(model)
         if fused_backward:
@@ -195,7 +197,7 @@ class CompactAdamW(torch.optim.Optimizer):
         self._step_supports_amp_scaling = True  # so that step() is called, and can refuse
 
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        return adamw_state.new_state(param, group["moments"], self.capturable)
+        return adamw_state.new_state(param, group, self.capturable)
 
     def _on_gpu(self) -> bool:
         # On the CPU a GradScaler's own way costs no wait: it divides the gradients in place and skips step().
@@ -314,10 +316,10 @@ class CompactAdamW(torch.optim.Optimizer):
         """Takes over the options and the state of `state_dict`, also of one saved by torch's AdamW.
 
         Parameters are matched by name where both sides have names, else by order. Tensors are copied into the
-        existing state, which keeps its dtypes: `moments` stays what it is here, and moments that were saved
-        in another format are converted, to nearest (to and from 8 bits by the layers' positions: load the
-        model before). Raises ValueError naming what does not fit; nothing is
-        changed then.
+        existing state, which keeps its dtypes: `moments` stays as it is here, and moments of another format
+        are converted, to nearest (to and from 8 bits by the layers' positions: load the model before);
+        `master_weights` stays (where it differs, `stochastic_rounding` too), and masters that were not saved
+        begin at the parameters. Raises ValueError naming what does not fit; nothing is changed then.
         """
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
@@ -386,6 +388,7 @@ class CompactAdamW(torch.optim.Optimizer):
         super().__setstate__(state)
         self.__dict__.setdefault("capturable", False)
         self.__dict__.setdefault("_step_supports_amp_scaling", self.capturable or self._on_gpu())
+        self.defaults.setdefault("master_weights", False)
         self.defaults.pop("differentiable", None)  # torch puts it there for older pickles; we do not have it
         for group in self.param_groups:
             for key, default in self.defaults.items():

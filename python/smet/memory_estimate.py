@@ -41,6 +41,7 @@ class Estimate:
     model: str
     dtype: str  # of the weights
     moments: str
+    master_weights: bool
     density: float  # n / positions
     layers: int  # sparse layers
     positions: int  # out * in, summed over the sparse layers
@@ -98,7 +99,7 @@ class Estimate:
                 f"{self.model}: {format_count(self.positions + self.dense_parameters)} positions, "
                 f"{format_count(self.n + self.dense_parameters)} weights exist; {self.layers} layers at "
                 f"density {self.density:.4g}; weights and gradients {self.dtype}, "
-                f"moments {self.moments}",
+                f"moments {self.moments}{', master weights' if self.master_weights else ''}",
                 *text_table(("", "smet", "dense AdamW", "ratio"), rows),
                 f"dense {format_bytes(self.dense_adamw_bytes)} -> {format_bytes(self.total)} (weights, "
                 "gradients, optimizer state, index; activations come on top)",
@@ -119,6 +120,7 @@ def estimate(
     skip: Pattern | Iterable[Pattern] = SKIP,
     vocab: int | None = None,
     moments: str = "fp32",
+    master_weights: bool = False,
 ) -> Estimate:
     """Bytes that training `model` sparsely keeps from step to step, against dense AdamW in the same dtypes.
 
@@ -129,6 +131,7 @@ def estimate(
         dtype: of weights and gradients; None = the module's own, float32 for a size.
         vocab: vocabulary of a named size; None = 32,000.
         moments: as in CompactAdamW, "fp32", "bf16" or "8bit" (float64 weights have float64 ones).
+        master_weights: as in CompactAdamW; 2 more bytes for each bfloat16 weight, counted with the moments.
 
     Raises what `sparsify_` raises, ValueError for an unknown size, dtype or format of moments, and TypeError
     for anything else that is no model. Only configurations import transformers.
@@ -138,10 +141,17 @@ def estimate(
         raise ValueError(f'unknown moments {moments!r}; expected "fp32", "bf16" or "8bit"')
     label, module = _on_meta(model, vocab)
     plan = make_plan(module, density, distribution=distribution, include=include, skip=skip)
-    return _estimate(label, module, plan, weight_dtype, moments)
+    return _estimate(label, module, plan, weight_dtype, moments, master_weights)
 
 
-def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | None, moments: str) -> Estimate:
+def _estimate(
+    label: str,
+    module: nn.Module,
+    plan: Plan,
+    dtype: torch.dtype | None,
+    moments: str,
+    master_weights: bool,
+) -> Estimate:
     by_kind, dense_by_kind = Counter(dict.fromkeys(KINDS, 0)), Counter(dict.fromkeys(KINDS, 0))
     formula, dtypes = 0.0, set()
     sparse = set()
@@ -154,10 +164,10 @@ def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | No
         positions = layer.out_features * layer.in_features
         trained = weight.requires_grad
         shape = (layer.out_features, layer.in_features)
-        by_kind.update(sparse_bytes(*shape, layer.n, weight_dtype, trained, moments))
-        full = dense_bytes(shape, weight_dtype, trained, moments)
+        by_kind.update(sparse_bytes(*shape, layer.n, weight_dtype, trained, moments, master_weights))
+        full = dense_bytes(shape, weight_dtype, trained, moments, master_weights)
         dense_by_kind.update({kind.removeprefix("dense_"): count for kind, count in full.items()})
-        formula += formula_bytes(positions, layer.n, weight_dtype, trained, moments)
+        formula += formula_bytes(positions, layer.n, weight_dtype, trained, moments, master_weights)
     dense_parameters, largest_dense = 0, 0
     for parameter in module.parameters():
         if id(parameter) in sparse:
@@ -165,7 +175,7 @@ def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | No
         largest_dense = max(largest_dense, parameter.numel())
         dense_parameters += parameter.numel()
         other = parameter.dtype if dtype is None or not parameter.is_floating_point() else dtype
-        counts = dense_bytes(parameter.shape, other, parameter.requires_grad, moments)
+        counts = dense_bytes(parameter.shape, other, parameter.requires_grad, moments, master_weights)
         by_kind.update(counts)
         dense_by_kind.update(counts)
     n, positions = sum(layer.n for layer in plan.layers), plan.positions
@@ -176,6 +186,7 @@ def _estimate(label: str, module: nn.Module, plan: Plan, dtype: torch.dtype | No
         model=label,
         dtype=", ".join(sorted(dtypes)),
         moments=moments,
+        master_weights=master_weights,
         density=n / positions,
         layers=len(plan.layers),
         positions=positions,

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smet._memory import DENSE_KINDS, INDEX_BYTES, KINDS, SPARSE_KINDS, moment_bytes
+from smet._memory import DENSE_KINDS, INDEX_BYTES, KINDS, SPARSE_KINDS, master_bytes, moment_bytes
 from smet._names import without_numbers
 from smet._text import format_bytes, text_table
 from smet.compact_adamw import CompactAdamW
 from smet.convert import sparse_layers
 from smet.sparse_linear import SparseLinear
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "exp_avg_scale", "exp_avg_sq_scale", "max_exp_avg_sq")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "exp_avg_scale", "exp_avg_sq_scale", "max_exp_avg_sq", "master_low")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class LayerReport:
 class Report:
     """Bytes alive now, by kind and by layer. Print it for a table.
 
-    by_kind: weights, gradients, moments, cohorts, index (mask and rank) of the sparse layers;
+    by_kind: weights, gradients, moments (with master_weights the masters' lower halves too), cohorts, index
+    (mask and rank) of the sparse layers;
     dense_weights, dense_gradients, dense_moments of all other parameters; other: step counters, birth tables.
     dense_adamw_bytes: the same model dense under AdamW, same dtypes, gradients counted where they are alive.
     """
@@ -188,13 +189,14 @@ class _Books:
         self.other += self.measure(tensors.values())
         return counts
 
-    def moment_size(self, values: Tensor) -> float:
-        """Bytes that one moment should take: by CompactAdamW's option, else as by its default."""
+    def state_size(self, values: Tensor) -> float:
+        """Bytes of state that one weight should take: by CompactAdamW's options, else as by its defaults."""
         groups = self.opt.param_groups if isinstance(self.opt, CompactAdamW) else []
         for group in groups:
             if any(param is values for param in group["params"]):
-                return moment_bytes(values.dtype, group["moments"])
-        return moment_bytes(values.dtype)
+                masters = master_bytes(values.dtype, group["master_weights"])
+                return 2 * moment_bytes(values.dtype, group["moments"]) + masters
+        return 2 * moment_bytes(values.dtype)
 
     def sparse_layer(self, name: str, layer: SparseLinear) -> LayerReport:
         values = layer.values
@@ -204,7 +206,7 @@ class _Books:
         width: float = values.element_size() * (2 if values.grad is not None else 1)
         cohort = 0
         if self.opt is not None and values in self.opt.state and values.requires_grad:
-            width += 2 * self.moment_size(values)
+            width += self.state_size(values)
             cohort = 1
         return LayerReport(
             name=name,

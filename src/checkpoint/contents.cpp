@@ -99,6 +99,7 @@ Json options_to_json(const CompactAdamWOptions& options) {
           {"local_age", options.local_age()},
           {"maximize", options.maximize()},
           {"stochastic_rounding", options.stochastic_rounding()},
+          {"master_weights", options.master_weights()},
           {"moments", options.moments()},
           {"seed", options.seed()}};
 }
@@ -128,7 +129,11 @@ CompactAdamWOptions options_from_json(const Json& json, const CompactAdamWOption
   options.age_schedule(schedule);
   options.local_age(member<bool>(json, "local_age"));
   options.maximize(member<bool>(json, "maximize"));
-  options.stochastic_rounding(member<bool>(json, "stochastic_rounding"));
+  // How bfloat16 parameters are rounded is decided where the optimizer is built, unless it was so already.
+  const bool masters = json.contains("master_weights") && member<bool>(json, "master_weights");
+  if (masters == here.master_weights()) {
+    options.stochastic_rounding(member<bool>(json, "stochastic_rounding"));
+  }
   options.seed(member<std::int64_t>(json, "seed"));
   options.check();
   return options;

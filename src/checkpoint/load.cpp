@@ -13,6 +13,7 @@
 #include "smet/values_registry.h"
 #include "src/checkpoint/contents.h"
 #include "src/optim/cohort_table.h"
+#include "src/optim/master_low.h"
 #include "src/optim/step_call.h"
 #include "src/topology/scheduler_state.h"
 
@@ -70,11 +71,13 @@ class Plan {
   void check_mask(const std::string& name, const SparseLinearImpl& layer, const Json& entry);
   void check_state(CompactAdamW& opt, const at::Tensor& param, const std::string& name);
   void plan_copy(const std::string& file, const std::string& name, const at::Tensor& target);
+  bool has_state(const std::string& key) const {
+    return files_.contains(kOptimizerFile) && files_.at(kOptimizerFile).entries.contains(key);
+  }
   // The moments saved for a parameter, by tensor(key).
   template <typename Tensor>
   Moments saved_moments(const std::string& name, const Tensor& tensor) const {
-    const bool scales = files_.contains(kOptimizerFile) &&
-                        files_.at(kOptimizerFile).entries.contains(name + "/exp_avg_scale");
+    const bool scales = has_state(name + "/exp_avg_scale");
     return {tensor(name + "/exp_avg"), tensor(name + "/exp_avg_sq"),
             scales ? tensor(name + "/exp_avg_scale") : at::Tensor(),
             scales ? tensor(name + "/exp_avg_sq_scale") : at::Tensor()};
@@ -150,6 +153,8 @@ void Plan::check_state(CompactAdamW& opt, const at::Tensor& param, const std::st
   check_like(entry_of(files_, kOptimizerFile, name + "/step"), {}, at::kLong);
   const auto step = read(files_, kOptimizerFile, name + "/step").item<std::int64_t>();
   if (step < 0) fail("the optimizer state of '" + name + "' has step " + std::to_string(step));
+  const std::string low = name + "/master_low";
+  if (has_state(low)) check_like(entry_of(files_, kOptimizerFile, low), param.sizes(), at::kShort);
   const bool sparse = values_info(param).has_value();
   if (sparse) {
     check_like(entry_of(files_, kOptimizerFile, name + "/cohort"), param.sizes(), at::kByte);
@@ -157,7 +162,7 @@ void Plan::check_state(CompactAdamW& opt, const at::Tensor& param, const std::st
     check_cohorts(read(files_, kOptimizerFile, name + "/cohort"),
                   read(files_, kOptimizerFile, name + "/births"), param.numel(), step, name);
   }
-  commits_.push_back([this, &opt, param, name, step, sparse] {
+  commits_.push_back([this, &opt, param, name, low, step, sparse] {
     CompactAdamWParamState& state = opt.state_of(param);
     state.step(step);
     const Moments saved =
@@ -165,6 +170,7 @@ void Plan::check_state(CompactAdamW& opt, const at::Tensor& param, const std::st
     const at::NoGradGuard no_grad;
     copy_moments_(
         param, {state.exp_avg(), state.exp_avg_sq(), state.exp_avg_scale(), state.exp_avg_sq_scale()}, saved);
+    copy_master_low_(state.master_low(), has_state(low) ? read(files_, kOptimizerFile, low) : at::Tensor());
     if (!sparse) return;
     state.cohort().copy_(read(files_, kOptimizerFile, name + "/cohort"));
     state.births().copy_(read(files_, kOptimizerFile, name + "/births"));

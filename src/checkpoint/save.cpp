@@ -74,6 +74,7 @@ Json optimizer_entry(CompactAdamW& opt, const ModelTensors& model, Tensors& tens
         tensors[name + "/exp_avg_scale"] = state.exp_avg_scale();
         tensors[name + "/exp_avg_sq_scale"] = state.exp_avg_sq_scale();
       }
+      if (state.master_low().defined()) tensors[name + "/master_low"] = state.master_low();
       if (!state.cohort().defined()) continue;
       tensors[name + "/cohort"] = state.cohort();
       tensors[name + "/births"] = state.births();

@@ -37,7 +37,7 @@ class Books {
 };
 
 struct StateTensors {
-  at::Tensor exp_avg, exp_avg_sq, max_exp_avg_sq, cohort, births;
+  at::Tensor exp_avg, exp_avg_sq, max_exp_avg_sq, cohort, births, master_low;
 };
 
 StateTensors state_tensors(torch::optim::Optimizer* optimizer, const at::Tensor& parameter) {
@@ -46,13 +46,14 @@ StateTensors state_tensors(torch::optim::Optimizer* optimizer, const at::Tensor&
   if (found == optimizer->state().end()) return {};
   OptimizerParamState* state = found->second.get();
   if (auto* compact = dynamic_cast<CompactAdamWParamState*>(state)) {
-    return {compact->exp_avg(), compact->exp_avg_sq(), {}, compact->cohort(), compact->births()};
+    return {compact->exp_avg(), compact->exp_avg_sq(), {},
+            compact->cohort(),  compact->births(),     compact->master_low()};
   }
   if (auto* adamw = dynamic_cast<torch::optim::AdamWParamState*>(state)) {
-    return {adamw->exp_avg(), adamw->exp_avg_sq(), adamw->max_exp_avg_sq(), {}, {}};
+    return {adamw->exp_avg(), adamw->exp_avg_sq(), adamw->max_exp_avg_sq(), {}, {}, {}};
   }
   if (auto* adam = dynamic_cast<torch::optim::AdamParamState*>(state)) {
-    return {adam->exp_avg(), adam->exp_avg_sq(), adam->max_exp_avg_sq(), {}, {}};
+    return {adam->exp_avg(), adam->exp_avg_sq(), adam->max_exp_avg_sq(), {}, {}, {}};
   }
   return {};
 }
@@ -70,7 +71,7 @@ void add_layer(MemoryReport& report, Books& books, const SparseLinearImpl& layer
   const StateTensors state = state_tensors(optimizer, layer.values);
   report.weights += books.measure({layer.values});
   report.gradients += books.measure({layer.values.grad()});
-  report.moments += books.measure({state.exp_avg, state.exp_avg_sq, state.max_exp_avg_sq});
+  report.moments += books.measure({state.exp_avg, state.exp_avg_sq, state.max_exp_avg_sq, state.master_low});
   report.cohorts += books.measure({state.cohort});
   report.index += books.measure({layer.mask, layer.rank});
   report.other += books.measure({state.births});
@@ -79,6 +80,7 @@ void add_layer(MemoryReport& report, Books& books, const SparseLinearImpl& layer
   const std::int64_t positions = layer.options.out_features() * layer.options.in_features();
   std::int64_t width = element * (layer.values.grad().defined() ? 2 : 1);
   if (state.exp_avg.defined()) width += 2 * moment_bytes(state.exp_avg, layer.values, optimizer);
+  if (state.master_low.defined()) width += 2;
   const std::int64_t cohort = state.exp_avg.defined() ? 1 : 0;
   report.sparse_dense_adamw += width * positions;
   report.formula += static_cast<double>((width + cohort) * layer.values.numel()) +
@@ -129,7 +131,8 @@ MemoryReport report(torch::nn::Module& model, torch::optim::Optimizer* optimizer
     const StateTensors state = state_tensors(optimizer, parameter);
     result.dense_weights += books.measure({parameter});
     result.dense_gradients += books.measure({parameter.grad()});
-    result.dense_moments += books.measure({state.exp_avg, state.exp_avg_sq, state.max_exp_avg_sq});
+    result.dense_moments +=
+        books.measure({state.exp_avg, state.exp_avg_sq, state.max_exp_avg_sq, state.master_low});
   }
   result.dense_adamw =
       result.sparse_dense_adamw + result.dense_weights + result.dense_gradients + result.dense_moments;

@@ -30,12 +30,15 @@ struct GradScaling {
 };
 
 // The operator's arguments, one entry per parameter in each list. The three lists of block8 and `cols` may be
-// empty when no moments are 8-bit ones; so may the keys where nothing is rounded at random.
+// empty when no moments are 8-bit ones; so may master_lows where there are none, and the keys where nothing
+// is rounded at random.
 struct AdamWArguments {
   at::TensorList params, grads, exp_avgs, exp_avg_sqs;
-  // Scales [rows, blocks_per_row], empty for other formats; the layer's rank, empty for a dense parameter;
-  // and its columns (adamw_compact.h).
-  at::TensorList exp_avg_scales, exp_avg_sq_scales, ranks;
+  // Scales [rows, blocks_per_row], empty for other formats; ranks: the layer's, empty for a dense parameter;
+  // cols: its columns (adamw_compact.h).
+  at::TensorList exp_avg_scales, exp_avg_sq_scales;
+  at::TensorList master_lows;  // int16, like the parameter; empty for one without a master (master_weight.h)
+  at::TensorList ranks;
   at::IntArrayRef cols;
   at::TensorList cohorts, tables;
   at::ArrayRef<double> beta1, beta2, eps, l2;
@@ -52,6 +55,7 @@ struct AdamWArguments {
     return block8(i) ||
            (exp_avgs[i].scalar_type() == at::kBFloat16 && params[i].scalar_type() != at::kDouble);
   }
+  bool master(size_t i) const { return !master_lows.empty() && master_lows[i].numel() > 0; }
 };
 
 void adamw_step_with(const AdamWKernels& kernels, const AdamWArguments& args);

@@ -38,6 +38,9 @@ void AdamWHyper::check() const {
                     "; expected a finite exponent (0.5: lr / sqrt(density), 0: off)");
   TORCH_CHECK_VALUE(moments == "fp32" || moments == "bf16" || moments == "8bit", "Invalid moments: \"",
                     moments, "\"; expected \"fp32\", \"bf16\" or \"8bit\"");
+  TORCH_CHECK_VALUE(!(master_weights && stochastic_rounding),
+                    "Invalid stochastic_rounding: True beside master_weights=True, of which nothing is "
+                    "rounded; expected one of them");
   age_schedule.check();
 }
 

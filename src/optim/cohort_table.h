@@ -32,6 +32,7 @@ struct AdamWHyper {
   bool local_age = true;  // false: bias corrections by the global step (plain Adam), for comparison
   bool maximize = false;
   bool stochastic_rounding = false;
+  bool master_weights = false;   // of bfloat16 parameters: 16 more bits of each beside it
   std::string moments = "fp32";  // how both moments are stored: "fp32", "bf16" or "8bit"
   std::uint64_t seed = 0;
 

@@ -10,6 +10,7 @@
 #include "smet/values_registry.h"
 #include "src/ops/first_nonfinite.h"
 #include "src/optim/fused_backward.h"
+#include "src/optim/master_low.h"
 #include "src/optim/step_call.h"
 
 namespace smet {
@@ -35,6 +36,7 @@ AdamWHyper make_hyper(const CompactAdamWOptions& options) {
   hyper.local_age = options.local_age();
   hyper.maximize = options.maximize();
   hyper.stochastic_rounding = options.stochastic_rounding();
+  hyper.master_weights = options.master_weights();
   hyper.moments = options.moments();
   hyper.seed = static_cast<uint64_t>(options.seed());
   return hyper;
@@ -56,9 +58,10 @@ void move_clock(CompactAdamWParamState& state, const Tensor& param) {
   if (state.births().defined()) state.births(state.births().to(param.device()));
 }
 
-CompactAdamWParamState new_state(const Tensor& param, const std::string& moments, bool capturable) {
+CompactAdamWParamState new_state(const Tensor& param, const CompactAdamWOptions& options, bool capturable) {
   CompactAdamWParamState state;
-  set_moments(state, new_moments(param, moments));
+  set_moments(state, new_moments(param, options.moments()));
+  state.master_low(new_master_low(param, options.master_weights()));
   if (values_info(param)) {
     state.cohort(torch::zeros({param.numel()}, param.options().dtype(at::kByte).requires_grad(false)));
     state.births(torch::full({kCohortIds}, -1, at::kLong));
@@ -66,6 +69,12 @@ CompactAdamWParamState new_state(const Tensor& param, const std::string& moments
   }
   if (capturable) move_clock(state, param);
   return state;
+}
+
+// How bfloat16 parameters are rounded is decided where the optimizer is built, unless it was so already.
+void keep_master_weights(const CompactAdamWOptions& here, CompactAdamWOptions& loaded) {
+  if (loaded.master_weights() == here.master_weights()) return;
+  loaded.master_weights(here.master_weights()).stochastic_rounding(here.stochastic_rounding());
 }
 
 // A field that the user left at its constructor's value takes that of the defaults, as in torch's optimizers.
@@ -91,6 +100,7 @@ std::unique_ptr<CompactAdamWOptions> merge(const torch::optim::OptimizerOptions&
   inherit([](auto& o) -> auto& { return o.local_age(); });
   inherit([](auto& o) -> auto& { return o.maximize(); });
   inherit([](auto& o) -> auto& { return o.stochastic_rounding(); });
+  inherit([](auto& o) -> auto& { return o.master_weights(); });
   inherit([](auto& o) -> auto& { return o.moments(); });
   inherit([](auto& o) -> auto& { return o.seed(); });
   if (!merged->lr_tensor().defined()) merged->lr_tensor(defaults.lr_tensor());
@@ -178,6 +188,7 @@ void CompactAdamW::check_new_params(size_t first_group) const {
                        "smet: CompactAdamW got a parameter of dtype ", param.scalar_type(),
                        "; expected float32, float64, bfloat16 or float16");
       check_moment_option(param.scalar_type(), options_of(param_groups_[g]).moments());
+      check_master_option(param.scalar_type(), options_of(param_groups_[g]).master_weights());
       ++total;
     }
   }
@@ -194,9 +205,9 @@ void CompactAdamW::make_states(size_t first_group) {
 
 CompactAdamWParamState& CompactAdamW::state_in(const OptimizerParamGroup& group, const Tensor& param) {
   auto& slot = state_[param.unsafeGetTensorImpl()];
-  if (!slot)
-    slot =
-        std::make_unique<CompactAdamWParamState>(new_state(param, options_of(group).moments(), capturable()));
+  if (!slot) {
+    slot = std::make_unique<CompactAdamWParamState>(new_state(param, options_of(group), capturable()));
+  }
   return static_cast<CompactAdamWParamState&>(*slot);
 }
 
@@ -278,6 +289,7 @@ void CompactAdamW::update(const std::vector<Place>& chosen, bool check_finite) {
     call.add({.param = place.param,
               .grad = place.param.grad(),
               .moments = moments_of(state),
+              .master_low = state.master_low(),
               .cohort = state.cohort(),
               .births = state.births(),
               .step = capturable() ? 0 : state.step(),
@@ -315,6 +327,7 @@ void CompactAdamW::load(torch::serialize::InputArchive& archive) {
       auto& options = static_cast<CompactAdamWOptions&>(param_groups_[g].options());
       options.age_schedule().custom = old_options[g].age_schedule().custom;
       options.moments(old_options[g].moments());
+      keep_master_weights(old_options[g], options);
       options.fused_backward(old_options[g].fused_backward());
       options.on_nonfinite(old_options[g].on_nonfinite());
       options.capturable(old_options[g].capturable()).lr_tensor(old_options[g].lr_tensor());
@@ -341,7 +354,8 @@ void CompactAdamW::check_loaded() const {
       const auto slot = state_.find(param.unsafeGetTensorImpl());
       if (slot == state_.end()) continue;
       const auto& state = static_cast<const CompactAdamWParamState&>(*slot->second);
-      const std::string problem = moments_problem(param, moments_of(state));
+      std::string problem = moments_problem(param, moments_of(state));
+      if (problem.empty()) problem = master_low_problem(param, state.master_low());
       TORCH_CHECK_VALUE(problem.empty(), "smet: loaded optimizer state of '", name, "': ", problem,
                         "; nothing was changed");
       TORCH_CHECK_VALUE(state.step() >= 0, "smet: loaded optimizer state of '", name, "' has step ",
@@ -361,6 +375,9 @@ void CompactAdamW::convert_loaded() {
       const Moments converted = new_moments(param, options_of(group).moments());
       copy_moments_(param, converted, moments_of(state));
       set_moments(state, converted);
+      const Tensor low = new_master_low(param, options_of(group).master_weights());
+      copy_master_low_(low, state.master_low());
+      state.master_low(low);
       if (capturable()) move_clock(state, param);
     }
   }

@@ -32,6 +32,7 @@ void CompactAdamWOptions::serialize(torch::serialize::OutputArchive& archive) co
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(local_age);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(maximize);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(stochastic_rounding);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(master_weights);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(seed);
   archive.write("warmup", torch::IValue(age_schedule().warmup));
   archive.write("boost", torch::IValue(age_schedule().boost));
@@ -48,6 +49,8 @@ void CompactAdamWOptions::serialize(torch::serialize::InputArchive& archive) {
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(bool, local_age);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(bool, maximize);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(bool, stochastic_rounding);
+  c10::IValue masters;  // older archives do not say
+  master_weights(archive.try_read("master_weights", masters) && masters.toBool());
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(int64_t, seed);
   const auto read = [&archive](const char* key) {
     c10::IValue value;
@@ -74,6 +77,7 @@ void CompactAdamWParamState::serialize(torch::serialize::OutputArchive& archive)
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(exp_avg_sq);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(exp_avg_scale);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(exp_avg_sq_scale);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(master_low);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(cohort);
   _TORCH_OPTIM_SERIALIZE_TORCH_ARG(births);
 }
@@ -84,6 +88,7 @@ void CompactAdamWParamState::serialize(torch::serialize::InputArchive& archive) 
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, exp_avg_sq);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, exp_avg_scale);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, exp_avg_sq_scale);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, master_low);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, cohort);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(torch::Tensor, births);
 }

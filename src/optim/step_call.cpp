@@ -16,17 +16,18 @@ namespace {
 
 void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp_avgs,
                  at::TensorList exp_avg_sqs, at::TensorList exp_avg_scales, at::TensorList exp_avg_sq_scales,
-                 at::TensorList ranks, at::IntArrayRef cols, at::TensorList cohorts, at::TensorList tables,
-                 at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
-                 at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
+                 at::TensorList master_lows, at::TensorList ranks, at::IntArrayRef cols,
+                 at::TensorList cohorts, at::TensorList tables, at::ArrayRef<double> beta1,
+                 at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
+                 const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
                  const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
                  const std::optional<at::Tensor>& found_inf, const std::optional<at::Tensor>& grad_scale,
                  const std::optional<at::Tensor>& keys) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("smet::adamw_step_", "").typed<decltype(adamw_step_)>();
-  op.call(params, grads, exp_avgs, exp_avg_sqs, exp_avg_scales, exp_avg_sq_scales, ranks, cols, cohorts,
-          tables, beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys, found_inf,
-          grad_scale, keys);
+  op.call(params, grads, exp_avgs, exp_avg_sqs, exp_avg_scales, exp_avg_sq_scales, master_lows, ranks, cols,
+          cohorts, tables, beta1, beta2, eps, l2, maximize, rounding_keys, names, check_finite, moment_keys,
+          found_inf, grad_scale, keys);
 }
 
 std::tuple<at::Tensor, at::Tensor> cohort_table(
@@ -70,7 +71,7 @@ void check_same_place(const ParamUpdate& update, const AdamWHyper& hyper) {
   };
   for (const at::Tensor* tensor :
        {&update.grad, &update.moments.exp_avg, &update.moments.exp_avg_sq, &update.moments.exp_avg_scale,
-        &update.moments.exp_avg_sq_scale, &update.cohort}) {
+        &update.moments.exp_avg_sq_scale, &update.master_low, &update.cohort}) {
     check(*tensor, "gradient or optimizer state");
   }
   if (!update.counter.defined()) return;
@@ -96,6 +97,9 @@ void StepCall::add(ParamUpdate update, const AdamWHyper& hyper) {
   add_moments(update);
   params_.push_back(std::move(update.param));
   grads_.push_back(std::move(update.grad));
+  static const at::Tensor no_master = at::empty({0}, at::kShort);
+  if (!update.master_low.defined()) update.master_low = no_master;
+  master_lows_.push_back(std::move(update.master_low));
   static const at::Tensor no_cohort = at::empty({0}, at::kByte);
   if (!update.cohort.defined()) update.cohort = no_cohort;
   cohorts_.push_back(std::move(update.cohort));
@@ -176,9 +180,9 @@ void StepCall::run(bool check_finite, const std::optional<at::Tensor>& found_inf
   const bool on_device = !clocks_.steps.empty();
   std::optional<at::Tensor> keys;
   if (on_device) keys = derive_tables();
-  adamw_step_(params_, grads_, exp_avgs_, exp_avg_sqs_, scales_, scale_sqs_, ranks_, cols_, cohorts_, tables_,
-              beta1_, beta2_, eps_, l2_, maximize_, rounding_keys_, names_, check_finite, moment_keys_,
-              found_inf, grad_scale, keys);
+  adamw_step_(params_, grads_, exp_avgs_, exp_avg_sqs_, scales_, scale_sqs_, master_lows_, ranks_, cols_,
+              cohorts_, tables_, beta1_, beta2_, eps_, l2_, maximize_, rounding_keys_, names_, check_finite,
+              moment_keys_, found_inf, grad_scale, keys);
   if (on_device) count_steps_(clocks_.steps, found_inf);
 }
 

@@ -22,6 +22,7 @@ namespace smet {
 struct ParamUpdate {
   at::Tensor param, grad;
   Moments moments;
+  at::Tensor master_low;  // int16, like the parameter; undefined without masters
   at::Tensor cohort;      // uint8 [n]
   at::Tensor births;      // int64 [256], on the CPU; where counter is defined, on its device
   std::int64_t step = 0;  // updates so far; the front end adds 1 after run()
@@ -55,8 +56,8 @@ class StepCall {
 
   CohortTables cohort_tables_;
   DeviceClocks clocks_;  // of all parameters, or of none
-  std::vector<at::Tensor> params_, grads_, exp_avgs_, exp_avg_sqs_, scales_, scale_sqs_, ranks_, cohorts_,
-      tables_;
+  std::vector<at::Tensor> params_, grads_, exp_avgs_, exp_avg_sqs_, scales_, scale_sqs_, master_lows_, ranks_,
+      cohorts_, tables_;
   std::vector<double> beta1_, beta2_, eps_, l2_;
   c10::List<bool> maximize_;
   std::vector<std::int64_t> cols_, rounding_keys_, moment_keys_;

@@ -29,7 +29,7 @@ using LayerPtr = std::shared_ptr<SparseLinearImpl>;
 void add_state(LayerView& view, OptimizerParamState& state) {
   std::vector<at::Tensor> moments;
   if (auto* compact = dynamic_cast<CompactAdamWParamState*>(&state)) {
-    moments = {compact->exp_avg(), compact->exp_avg_sq()};
+    moments = {compact->exp_avg(), compact->exp_avg_sq(), compact->master_low()};
     view.cohort = compact->cohort();
     view.births = compact->births();
     view.state_step = compact->step();

@@ -45,7 +45,9 @@ void regrow(CompactAdamW& opt, const Tensor& values, int64_t first, int64_t id) 
   auto& state = opt.state_of(values);
   const auto newborn = torch::indexing::Slice(first, torch::indexing::None, 9);
   const torch::NoGradGuard no_grad;
-  for (Tensor tensor : {Tensor(values), state.exp_avg(), state.exp_avg_sq()}) tensor.index_put_({newborn}, 0);
+  for (Tensor tensor : {Tensor(values), state.exp_avg(), state.exp_avg_sq(), state.master_low()}) {
+    if (tensor.defined()) tensor.index_put_({newborn}, 0);
+  }
   state.cohort().index_put_({newborn}, id);
   state.births().index_put_({id}, state.step());
 }
@@ -68,6 +70,7 @@ std::vector<Tensor> everything(CompactAdamW& opt, const Model& model) {
     if (state.exp_avg_scale().defined()) {
       all.insert(all.end(), {state.exp_avg_scale().clone(), state.exp_avg_sq_scale().clone()});
     }
+    if (state.master_low().defined()) all.push_back(state.master_low().clone());
     if (state.cohort().defined()) all.insert(all.end(), {state.cohort().clone(), state.births().clone()});
   }
   return all;
@@ -402,18 +405,15 @@ TEST(CompactAdamW, BadInputIsRefused) {
 TEST(CompactAdamW, RunForPython) {
   const char* path = std::getenv("SMET_PARITY_FILE");
   std::ofstream file(path != nullptr ? path : "/dev/null", std::ios::binary);
-  const std::vector<std::pair<torch::Dtype, std::string>> runs = {
-      {torch::kFloat, "fp32"},   {torch::kBFloat16, "fp32"}, {torch::kDouble, "fp32"},
-      {torch::kFloat, "bf16"},   {torch::kBFloat16, "bf16"}, {torch::kFloat, "8bit"},
-      {torch::kBFloat16, "8bit"}};
-  for (const auto& [dtype, moments] : runs) {
+  const auto run = [&](torch::Dtype dtype, const std::string& moments, bool masters) {
     Model model(dtype);
     CompactAdamW opt(model.parameters(), CompactAdamWOptions(1e-2)
                                              .weight_decay(0.1)
                                              .warmup(7)
                                              .boost(2)
                                              .boost_tau(5)
-                                             .stochastic_rounding(true)
+                                             .stochastic_rounding(!masters)
+                                             .master_weights(masters)
                                              .moments(moments)
                                              .seed(11));
     train(opt, model, 0, 30);
@@ -421,7 +421,12 @@ TEST(CompactAdamW, RunForPython) {
       file.write(static_cast<const char*>(tensor.const_data_ptr()),
                  static_cast<std::streamsize>(tensor.nbytes()));
     }
+  };
+  for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kDouble}) run(dtype, "fp32", false);
+  for (const char* moments : {"bf16", "8bit"}) {
+    for (const auto dtype : {torch::kFloat, torch::kBFloat16}) run(dtype, moments, false);
   }
+  for (const char* moments : {"fp32", "bf16", "8bit"}) run(torch::kBFloat16, moments, true);
   EXPECT_TRUE(file.good());
 }
 

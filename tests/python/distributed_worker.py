@@ -95,7 +95,13 @@ def different_torch_seeds(rank, world, folder):
 
 
 def full(found):
-    return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in found.items()}
+    return {name: whole(t) if isinstance(t, DTensor) else t for name, t in found.items()}
+
+
+def whole(tensor):
+    """Gathered; neither gloo nor NCCL can send int16."""
+    wide = tensor.int() if tensor.dtype == torch.int16 else tensor
+    return wide.full_tensor().to(tensor.dtype)
 
 
 def shard(model, **options):
@@ -104,26 +110,26 @@ def shard(model, **options):
     return fully_shard(model, mesh=mesh, **options)
 
 
-def fsdp2(rank, world, folder):
+def fsdp2(rank, world, folder, dtype=torch.float64, **options):
     """Dense parameters sharded, sparse layers whole: the result of DDP. Saved and loaded by torch's DCP."""
-    model, _, _ = build()
+    model, _, _ = build(dtype=dtype)
     shard(model, ignored_params=smet.sparse_parameters(model))
     sharded = [name for name, param in model.named_parameters() if isinstance(param, DTensor)]
-    opt = smet.CompactAdamW(model, lr=1e-2)
+    opt = smet.CompactAdamW(model, lr=1e-2, **options)
     topo = smet.TopologyScheduler(model, opt, interval=INTERVAL, fraction=0.3, total_steps=STEPS, stop=1.0)
     norms = train(model, model, opt, topo, 0, 5, rank, world, clip=0.5, sharded=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state = {"topology": topo.state_dict()}
         state["model"], state["opt"] = get_state_dict(model, opt)
-        dcp.save(state, checkpoint_id=folder / "dcp")
+        dcp.save(state, checkpoint_id=folder / f"dcp {dtype}")
     norms += train(model, model, opt, topo, 5, STEPS, rank, world, clip=0.5, sharded=True)
     end = full(tensors(model, opt))
     refused = error_of(lambda: smet.save_checkpoint(folder / "fsdp", model, opt, topo, step=1))
 
-    other, _, _ = build(seed=6, topology_seed=6)
+    other, _, _ = build(seed=6, topology_seed=6, dtype=dtype)
     shard(other, ignored_params=smet.sparse_parameters(other))
-    other_opt = smet.CompactAdamW(other, lr=1e-2)
+    other_opt = smet.CompactAdamW(other, lr=1e-2, **options)
     other_topo = smet.TopologyScheduler(
         other, other_opt, interval=INTERVAL, fraction=0.3, total_steps=STEPS, stop=1.0
     )
@@ -131,7 +137,7 @@ def fsdp2(rank, world, folder):
         warnings.simplefilter("ignore")
         state = {"topology": other_topo.state_dict()}
         state["model"], state["opt"] = get_state_dict(other, other_opt)
-        dcp.load(state, checkpoint_id=folder / "dcp")
+        dcp.load(state, checkpoint_id=folder / f"dcp {dtype}")
         set_state_dict(other, other_opt, model_state_dict=state["model"], optim_state_dict=state["opt"])
     other_topo.load_state_dict(state["topology"])
     train(other, other, other_opt, other_topo, 5, STEPS, rank, world, clip=0.5, sharded=True)
@@ -144,6 +150,10 @@ def fsdp2(rank, world, folder):
         "refused": refused,
         "dcp": [name for name in end if not torch.equal(end[name], again[name])],
     }
+
+
+def fsdp2_master_weights(rank, world, folder):
+    return fsdp2(rank, world, folder, dtype=torch.bfloat16, master_weights=True)
 
 
 def fsdp2_without_ignored_params(rank, world, folder):
@@ -320,7 +330,8 @@ def fused_backward(rank, world, folder):
 
 SCENARIOS = (
     *(ddp, ddp_fp32_gradient_growth, different_torch_seeds, desync, flipped_bit, desync_of_seeds),
-    *(nan_raise, nan_skip, shipped_bytes, hand_built, checkpoints, fsdp2, fsdp2_without_ignored_params),
+    *(nan_raise, nan_skip, shipped_bytes, hand_built, checkpoints),
+    *(fsdp2, fsdp2_master_weights, fsdp2_without_ignored_params),
     fused_backward,  # last: its backward pass ends in the middle
 )
 

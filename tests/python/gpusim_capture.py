@@ -18,6 +18,7 @@ OPTIONS = (
     {},
     {"fused_backward": True},
     {"dtype": torch.bfloat16, "moments": "bf16", "stochastic_rounding": True},
+    {"dtype": torch.bfloat16, "master_weights": True},
 )
 
 

@@ -20,6 +20,7 @@ def call(n=6, dtype=torch.float32, rows=1, count=1, **changes):
         "exp_avg_sqs": [torch.zeros(n, dtype=compute) for _ in range(count)],
         "exp_avg_scales": [],
         "exp_avg_sq_scales": [],
+        "master_lows": [],
         "ranks": [],
         "cols": [],
         "cohorts": [torch.zeros(n if rows > 1 else 0, dtype=torch.uint8) for _ in range(count)],
@@ -43,7 +44,7 @@ def written(args):
     return [t.clone() for key in ("params", "exp_avgs", "exp_avg_sqs") for t in args[key]]
 
 
-OPTIONAL = ("exp_avg_scales", "exp_avg_sq_scales", "ranks", "cols", "rounding_keys")
+OPTIONAL = ("exp_avg_scales", "exp_avg_sq_scales", "master_lows", "ranks", "cols", "rounding_keys")
 LISTS = [key for key in call() if key not in ("params", *OPTIONAL)]
 
 

@@ -17,6 +17,7 @@ OPTIONS = {
     "bf16 rounded at random, bf16 moments": dict(
         dtype=torch.bfloat16, moments="bf16", stochastic_rounding=True, seed=3
     ),
+    "bf16 with masters": dict(dtype=torch.bfloat16, master_weights=True),
     "fused": dict(fused_backward=True),
     "no warm-up, one clock": dict(warmup=0, local_age=False, coupled_weight_decay=True, maximize=True),
 }

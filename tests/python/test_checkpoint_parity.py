@@ -18,17 +18,18 @@ PROGRAM = Path(__file__).parents[2] / "build" / "tests" / "cpp" / "checkpoint_ru
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def in_cpp(load, steps, save, code=0, moments="fp32"):
-    command = [PROGRAM, str(load), str(steps), str(save), moments]
+def in_cpp(load, steps, save, code=0, moments="fp32", masters=False):
+    command = [PROGRAM, str(load), str(steps), str(save), moments, *["masters"] * masters]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     return Path(done.stdout.strip()) if code == 0 else done.stderr
 
 
-def in_python(load, steps, save, extra=None, moments="fp32"):
+def in_python(load, steps, save, extra=None, moments="fp32", masters=False):
     torch.manual_seed(3)
-    net = Net()
-    opt = smet.CompactAdamW(net, lr=4e-3, warmup=5, moments=moments)
+    dtype = torch.bfloat16 if masters else torch.float32
+    net = Net().to(dtype)
+    opt = smet.CompactAdamW(net, lr=4e-3, warmup=5, moments=moments, master_weights=masters)
     topo = smet.TopologyScheduler(
         net, opt, interval=5, fraction=0.3, stop=1.0, total_steps=40, seed=9, track_explored=True
     )
@@ -38,8 +39,8 @@ def in_python(load, steps, save, extra=None, moments="fp32"):
         done = found.step
     for step in range(done, done + steps):
         opt.zero_grad()
-        loss = torch.nn.functional.mse_loss(net(formula(BATCH, IN, step)), formula(BATCH, OUT, step // 7))
-        loss.backward()
+        output, target = net(formula(BATCH, IN, step).to(dtype)), formula(BATCH, OUT, step // 7).to(dtype)
+        torch.nn.functional.mse_loss(output, target).backward()
         opt.step()
         topo.step()
     extra = extra if found is None else found.extra
@@ -83,6 +84,23 @@ def test_c19_cpp_gives_back_the_bytes_of_a_python_checkpoint(tmp_path, moments):
     ours = in_python("-", 12, tmp_path / "python", EXTRA, moments)
     assert moments_of(ours) == DTYPES[moments]
     assert files(in_cpp(ours, 0, tmp_path / "cpp", moments=moments)) == files(ours)
+
+
+def test_c19_master_weights(tmp_path):
+    """The same bytes after the same steps, given back by the other language, which continues the run."""
+    ours = in_python("-", 12, tmp_path / "python", moments="bf16", masters=True)
+    theirs = in_cpp("-", 12, tmp_path / "cpp", moments="bf16", masters=True)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert files(ours)[name] == files(theirs)[name]
+    with safe_open(ours / "optimizer.safetensors", "pt") as saved:
+        lows = [saved.get_tensor(name) for name in saved.keys() if name.endswith("/master_low")]  # noqa: SIM118
+    assert len(lows) == len(list(Net().parameters())) and all(low.dtype == torch.int16 for low in lows)
+    assert all(low.any() for low in lows)
+    again = in_cpp(ours, 0, tmp_path / "again", moments="bf16", masters=True)
+    assert files(again) == files(ours)
+    on = in_cpp(ours, 7, tmp_path / "on", moments="bf16", masters=True)
+    whole = in_python(theirs, 7, tmp_path / "whole", moments="bf16", masters=True)
+    assert files(on)["optimizer.safetensors"] == files(whole)["optimizer.safetensors"]
 
 
 def test_c19_a_stop_between_the_backward_passes_of_a_step(tmp_path):

@@ -17,7 +17,7 @@ def formula(n, step):
     return ((torch.arange(n) * 7919 + step * 104729) * 40503 % 65536 % 2048).float() / 1024 - 1
 
 
-def run(dtype, moments):
+def run(dtype, moments, masters=False):
     values = torch.nn.Parameter(formula(150, 1).to(dtype))
     rank = (torch.arange(20, dtype=torch.int32) * 15 // 2).reshape(20, 1)  # 7 or 8 in a row
     _C.register_values(values, 20, 30, "fc", rank)
@@ -31,7 +31,8 @@ def run(dtype, moments):
         warmup=7,
         boost=2,
         boost_tau=5,
-        stochastic_rounding=True,
+        stochastic_rounding=not masters,
+        master_weights=masters,
         seed=11,
         moments=moments,
     )
@@ -39,15 +40,17 @@ def run(dtype, moments):
     for step in range(30):
         for when, first, cohort in ((4, 1, 1), (9, 5, 200)):
             if step == when:
-                for tensor in (values.data, state["exp_avg"], state["exp_avg_sq"]):
+                lows = [state["master_low"]] if masters else []
+                for tensor in (values.data, state["exp_avg"], state["exp_avg_sq"], *lows):
                     tensor[first::9] = 0
                 state["cohort"][first::9] = cohort
                 state["births"][cohort] = state["step"]
         for salt, p in enumerate(params):
             p.grad = formula(p.numel(), 100 + 3 * step + salt).reshape(p.shape).to(p.dtype)
         opt.step()
-    order = ("exp_avg", "exp_avg_sq", "step", "exp_avg_scale", "exp_avg_sq_scale", "cohort", "births")
-    assert len(snapshot(opt)) == 3 + 5 + 3 + 3 + (4 if moments == "8bit" else 0)
+    order = ("exp_avg", "exp_avg_sq", "step", "exp_avg_scale", "exp_avg_sq_scale", "master_low", "cohort")
+    order += ("births",)
+    assert len(snapshot(opt)) == 3 + 5 + 3 + 3 + (4 if moments == "8bit" else 0) + 2 * masters
     return [
         t for p in params for t in (p.detach(), *(opt.state[p][key] for key in order if key in opt.state[p]))
     ]
@@ -63,5 +66,6 @@ def test_python_and_cpp_steps_write_equal_bytes(tmp_path):
     )
     runs = [(dtype, "fp32") for dtype in (torch.float32, torch.bfloat16, torch.float64)]
     runs += [(dtype, moments) for moments in ("bf16", "8bit") for dtype in (torch.float32, torch.bfloat16)]
+    runs += [(torch.bfloat16, moments, True) for moments in ("fp32", "bf16", "8bit")]
     ours = b"".join(bytes(t.reshape(-1).view(torch.uint8).numpy()) for one in runs for t in run(*one))
     assert file.read_bytes() == ours

@@ -94,6 +94,16 @@ def test_d10_torch_distributed_checkpoint_saves_and_loads(of):
         assert result["dcp"] == []
 
 
+def test_d10_master_weights_are_sharded_saved_and_loaded(of):
+    """The halves of sharded bfloat16 parameters lie with them, and go through DCP bit for bit."""
+    results = of("fsdp2_master_weights")
+    for result in results:
+        lows = {name: low for name, low in result["tensors"].items() if name.endswith(" master_low")}
+        assert len(lows) == 6 and all(low.any() and low.dtype == torch.int16 for low in lows.values())
+        assert result["dcp"] == []
+    assert_bit_identical(*results)
+
+
 def test_d10_sharding_a_sparse_layer_is_refused_with_what_to_do(of):
     for result in of("fsdp2_without_ignored_params"):
         for error in result.values():

@@ -34,6 +34,7 @@ def loss_of(net: Model, number: int) -> torch.Tensor:
     [
         (torch.float32, {}),
         (torch.bfloat16, {"moments": "bf16", "stochastic_rounding": True}),
+        (torch.bfloat16, {"master_weights": True}),
     ],
 )
 def test_equals_the_ordinary_step_bit_for_bit(dtype, options):

@@ -18,7 +18,7 @@ def adamw_arguments():
     tensors = [[torch.rand(n)] for _ in range(4)]
     return (
         *tensors,
-        *([],) * 4,  # no scales, ranks or columns: no 8-bit moments
+        *([],) * 5,  # no scales, masters, ranks or columns: no 8-bit moments
         [torch.zeros(n, dtype=torch.uint8)],
         [tables],
         [0.9],

@@ -46,7 +46,7 @@ class Reference:
         count = len(births)
         torch.ops.smet.adamw_step_(
             *(x.split(sizes.tolist()) for x in arrays),
-            *([],) * 4,
+            *([],) * 5,
             [torch.empty(0, dtype=torch.uint8)] * count,
             [self.row(birth) for birth in births.tolist()],
             *([value] * count for value in (*self.betas, self.eps, 0.0)),

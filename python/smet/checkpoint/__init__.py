@@ -4,7 +4,8 @@
     step-00000300/
         model.safetensors      parameters and buffers by canonical name: values, masks, dense parameters
         optimizer.safetensors  NAME/exp_avg, NAME/exp_avg_sq, NAME/cohort, NAME/births, NAME/step, and with
-                               8-bit moments NAME/exp_avg_scale, NAME/exp_avg_sq_scale
+                               8-bit moments NAME/exp_avg_scale, NAME/exp_avg_sq_scale, with master
+                               weights NAME/master_low
         run.safetensors        generator states; gradients and explored bitmaps where there are any
         manifest.json          format version, SHA-256, names, dtypes and shapes of all of these, the topology
                                hash of each layer, optimizer options, topology clock, schedules, what the

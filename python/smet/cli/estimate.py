@@ -45,6 +45,12 @@ def make_parser() -> Parser:
         "--moments", type=Literal["fp32", "bf16", "8bit"], default="fp32", help="format of Adam's moments"
     )
     parser.add_argument(
+        "--master-weights",
+        action=ActionYesNo(yes_prefix="", no_prefix="no-"),
+        default=False,
+        help="float32 masters of bfloat16 weights, two bytes more for each",
+    )
+    parser.add_argument(
         "--device",
         type=Literal["a100", "h100", "h200", "rtx4090"] | None,
         default=None,
@@ -117,6 +123,7 @@ def _estimate(arguments: Any, density: float) -> Estimate:
             distribution=arguments.distribution,
             vocab=arguments.vocab,
             moments=arguments.moments,
+            master_weights=arguments.master_weights,
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error

@@ -52,9 +52,10 @@ class DeviceTables {
 // GradScaler decided is read by the kernels.
 void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp_avgs,
                  at::TensorList exp_avg_sqs, at::TensorList exp_avg_scales, at::TensorList exp_avg_sq_scales,
-                 at::TensorList ranks, at::IntArrayRef cols, at::TensorList cohorts, at::TensorList tables,
-                 at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
-                 at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
+                 at::TensorList master_lows, at::TensorList ranks, at::IntArrayRef cols,
+                 at::TensorList cohorts, at::TensorList tables, at::ArrayRef<double> beta1,
+                 at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
+                 const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
                  const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
                  const OptionalTensor& found_inf, const OptionalTensor& grad_scale,
                  const OptionalTensor& keys) {
@@ -89,10 +90,10 @@ void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp
     return kernels::cuda::adamw_compact(device.stream(), {tensors.data(), args.moments, args.count}, control);
   };
   adamw_step_with({first_nonfinite, step, compact},
-                  {params,      grads, exp_avgs, exp_avg_sqs,   exp_avg_scales, exp_avg_sq_scales,
-                   ranks,       cols,  cohorts,  tables,        beta1,          beta2,
-                   eps,         l2,    maximize, rounding_keys, names,          check_finite,
-                   moment_keys, keys});
+                  {params,       grads,       exp_avgs, exp_avg_sqs, exp_avg_scales, exp_avg_sq_scales,
+                   master_lows,  ranks,       cols,     cohorts,     tables,         beta1,
+                   beta2,        eps,         l2,       maximize,    rounding_keys,  names,
+                   check_finite, moment_keys, keys});
 }
 
 }  // namespace smet::ops::cuda

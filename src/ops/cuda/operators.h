@@ -31,9 +31,10 @@ std::tuple<Tensor, Tensor> sparse_linear_backward(const Tensor& grad_output, con
 
 void adamw_step_(at::TensorList params, at::TensorList grads, at::TensorList exp_avgs,
                  at::TensorList exp_avg_sqs, at::TensorList exp_avg_scales, at::TensorList exp_avg_sq_scales,
-                 at::TensorList ranks, at::IntArrayRef cols, at::TensorList cohorts, at::TensorList tables,
-                 at::ArrayRef<double> beta1, at::ArrayRef<double> beta2, at::ArrayRef<double> eps,
-                 at::ArrayRef<double> l2, const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
+                 at::TensorList master_lows, at::TensorList ranks, at::IntArrayRef cols,
+                 at::TensorList cohorts, at::TensorList tables, at::ArrayRef<double> beta1,
+                 at::ArrayRef<double> beta2, at::ArrayRef<double> eps, at::ArrayRef<double> l2,
+                 const c10::List<bool>& maximize, at::IntArrayRef rounding_keys,
                  const c10::List<std::string>& names, bool check_finite, at::IntArrayRef moment_keys,
                  const OptionalTensor& found_inf, const OptionalTensor& grad_scale,
                  const OptionalTensor& keys);
