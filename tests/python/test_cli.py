@@ -122,6 +122,11 @@ COMBINATIONS = [
     (["--boost-tau", "10"], "--boost-tau needs a --boost"),
     (["--vocab", "500", "--tokenizer", "t.json"], "--vocab and --tokenizer"),
     (["--stochastic-rounding"], "--stochastic-rounding needs --dtype bfloat16"),
+    (["--master-weights"], "--master-weights needs --dtype bfloat16"),
+    (
+        ["--dtype", "bfloat16", "--master-weights", "--stochastic-rounding"],
+        "--master-weights leaves nothing for --stochastic-rounding to round; leave one out",
+    ),
     (["--overwrite"], "--overwrite needs --out"),
     (["--method", "dense", "--init", "sparse"], "--init sparse has no meaning with --method dense"),
     (["--fused-backward", "--accumulate", "2"], "--accumulate is 2"),

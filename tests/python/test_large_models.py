@@ -252,6 +252,8 @@ def test_a_large_model_chooses_for_itself_and_says_so():
     assert (small.clip, small.eval_batch, small.sample_tokens, small.lr_warmup) == (1.0, 16, 100, 0.05)
     wide = resolve(PretrainConfig(model="1b", dtype="float32", lr=1e-4))
     assert (wide.stochastic_rounding, wide.lr) == (False, 1e-4)
+    exact = resolve(PretrainConfig(model="7b", master_weights=True))
+    assert (exact.dtype, exact.stochastic_rounding, exact.master_weights) == ("bfloat16", False, True)
     assert resolve(PretrainConfig(model="7b", data="tokens.bin")).vocab is None
 
 

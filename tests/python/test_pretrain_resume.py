@@ -158,7 +158,7 @@ def test_c1_last_step_and_a_finished_run_stays_as_it_is(options, data, whole, tm
     assert_equal_runs(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("method", ["dense", "static", "rigl", "bf16 moments", "8-bit moments"])
+@pytest.mark.parametrize("method", ["dense", "static", "rigl", "bf16 moments", "8-bit moments", "masters"])
 def test_c1_every_method_resumes(options, data, tmp_path, monkeypatch, method):
     fixed = {"interval": None, "stop": None}
     extra = {
@@ -167,6 +167,7 @@ def test_c1_every_method_resumes(options, data, tmp_path, monkeypatch, method):
         "rigl": {"method": "rigl"},
         "bf16 moments": {"moments": "bf16"},
         "8-bit moments": {"moments": "8bit", "dtype": "bfloat16", "stochastic_rounding": True},
+        "masters": {"dtype": "bfloat16", "master_weights": True},
     }[method]
     base = replace(options, steps=12, **extra)
     whole = pretrain(replace(base, out=str(tmp_path / "whole")), data).folder

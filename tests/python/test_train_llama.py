@@ -148,6 +148,7 @@ VARIANTS = {
     "static, bf16": {"method": "static", "dtype": "bfloat16", "interval": None, "stop": None},
     "rigl, erk": {"method": "rigl", "distribution": "erk", "density": 0.4},
     "bf16 moments, rounding": {"dtype": "bfloat16", "moments": "bf16", "stochastic_rounding": True},
+    "bf16 moments, masters": {"dtype": "bfloat16", "moments": "bf16", "master_weights": True},
     "8-bit moments": {"moments": "8bit"},
     "boost, fan-in, no clipping": {"boost": 3.0, "init_scale": "fan_in", "clip": 0.0, "weight_decay": 0.1},
     "float64": {"dtype": "float64"},

@@ -55,7 +55,8 @@ constexpr std::array kFixed{"method",
                             "clip",
                             "seed",
                             "moments",
-                            "stochastic_rounding"};
+                            "stochastic_rounding",
+                            "master_weights"};
 
 }  // namespace
 
@@ -121,6 +122,7 @@ smet::CompactAdamWOptions RunConfig::optimizer() const {
       .boost_tau(or_else("boost_tau", 50))
       .local_age(text("adam") == "local")
       .stochastic_rounding(at("stochastic_rounding").get<bool>())
+      .master_weights(has("master_weights") && at("master_weights").get<bool>())
       .moments(text("moments"))
       .seed(whole("seed"));
 }
@@ -150,7 +152,8 @@ double RunConfig::lr_factor(int64_t done) const {
 
 void RunConfig::check_same(const nlohmann::json& saved) const {
   for (const char* option : kFixed) {
-    const auto before = saved.value(option, nlohmann::json()), here = options.value(option, nlohmann::json());
+    // An option that a saved run does not name was not there yet.
+    const auto here = options.value(option, nlohmann::json()), before = saved.value(option, here);
     if (before != here) {
       throw std::runtime_error(std::string("option ") + option + " is " + here.dump() +
                                ", but the checkpoint was saved with " + before.dump());

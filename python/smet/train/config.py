@@ -103,6 +103,11 @@ class PretrainConfig:
     stochastic_rounding: bool | None = option(
         "training", "round bfloat16 weights at random (350m and larger: yes)"
     )
+    master_weights: bool = option(
+        "training",
+        "keep float32 masters of bfloat16 weights, at two bytes each, and round none at random",
+        False,
+    )
     moments: Literal["fp32", "bf16", "8bit"] = option(
         "training", "format of Adam's moments; bf16 and 8-bit ones are rounded at random", "fp32"
     )

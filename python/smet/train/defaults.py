@@ -34,7 +34,7 @@ def of_model(config: PretrainConfig, sparse: bool) -> dict[str, Any]:
     values = dict(_BY_MODEL.get(config.model, _SMALL))
     if not sparse:
         values["init"] = "dense"
-    if (config.dtype or values["dtype"]) != "bfloat16":
+    if config.master_weights or (config.dtype or values["dtype"]) != "bfloat16":
         values["stochastic_rounding"] = False
     if config.tokenizer is not None or str(config.data).endswith(".bin"):  # these say it
         values.pop("vocab", None)

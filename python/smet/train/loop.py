@@ -156,6 +156,7 @@ def make_optimizer(model: nn.Module, config: PretrainConfig) -> smet.CompactAdam
         boost_tau=config.boost_tau or 50.0,
         local_age=config.adam == "local",
         stochastic_rounding=bool(config.stochastic_rounding),
+        master_weights=config.master_weights,
         moments=config.moments,
         seed=config.seed,
         on_nonfinite=config.on_nonfinite,

@@ -138,6 +138,10 @@ def _check_together(config: PretrainConfig) -> None:
 def _check_ranges(config: PretrainConfig) -> None:
     if config.stochastic_rounding and config.dtype != "bfloat16":
         raise ConfigError("--stochastic-rounding needs --dtype bfloat16")
+    if config.master_weights and config.dtype != "bfloat16":
+        raise ConfigError("--master-weights needs --dtype bfloat16")
+    if config.master_weights and config.stochastic_rounding:
+        raise ConfigError("--master-weights leaves nothing for --stochastic-rounding to round; leave one out")
 
     def need(field: str, holds: bool, expected: str) -> None:
         value = getattr(config, field)

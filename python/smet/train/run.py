@@ -204,6 +204,7 @@ def predicted_peak(config: PretrainConfig, vocab: int, model_config: Any | None)
         distribution=config.distribution or "uniform",
         vocab=vocab if model_config is None else None,
         moments=config.moments,
+        master_weights=config.master_weights,
     )
     device = "cpu" if choose_device(config.device).type == "cpu" else "gpu"
     return estimate.peak(
