@@ -23,6 +23,12 @@ from smet.train.run import pretrain
 ALLOWED = 0.005
 
 
+def finished(folder: Path) -> bool:
+    """Whether the run was made, and to its end."""
+    summary = folder / "summary.json"
+    return summary.is_file() and not json.loads(summary.read_text())["interrupted"]
+
+
 def main() -> int:
     """Make what is missing, then print the table; 1 where a format is off by more than .5 %."""
     parser = argparse.ArgumentParser(
@@ -38,7 +44,7 @@ def main() -> int:
     for seed in options.seeds:
         for moments in options.moments:
             folder = options.out / f"{moments}-{seed}"
-            if not (folder / "summary.json").is_file():
+            if not finished(folder):
                 config = replace(
                     PRESET,
                     method="smet",

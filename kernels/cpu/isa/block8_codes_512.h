@@ -10,8 +10,6 @@
 namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
 namespace {
 
-inline constexpr __mmask16 kAll = 0xFFFF;  // forms without a mask: "may be used uninitialized"
-
 inline __m512 widen_codes(__m512i codes) {
   return _mm512_maskz_cvtepi32_ps(kAll, codes);
 }
@@ -34,17 +32,6 @@ inline void LargestMoments::take(const GroupMoments& moments) {
   };
   most(m, moments.m);
   most(root_v, moments.root_v);
-}
-
-inline __m512i sixteen_hashes(const GroupHash& hash) {
-  const auto shift_xor = [](__m512i x, unsigned bits) {
-    return _mm512_xor_si512(x, _mm512_maskz_srli_epi32(kAll, x, bits));
-  };
-  const auto broadcast = [](std::uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); };
-  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  __m512i x = _mm512_xor_si512(_mm512_add_epi32(lanes, broadcast(hash.first)), broadcast(hash.key));
-  x = _mm512_add_epi32(_mm512_mullo_epi32(shift_xor(x, 16), broadcast(kMix1)), broadcast(hash.middle));
-  return shift_xor(_mm512_mullo_epi32(shift_xor(x, 13), broadcast(kMix2)), 16);
 }
 
 // As eight_randoms and eight_codes; the estimate's relative error is below 2^-14 here.
@@ -76,7 +63,7 @@ inline __m512 sixteen_randoms(__m512i shifted) {
                                                 const GroupHash& hash, std::uint8_t* codes_m,
                                                 std::uint8_t* codes_v) {
   const __m512 zero = _mm512_setzero_ps();
-  const __m512i noise = sixteen_hashes(hash);
+  const __m512i noise = hash.sixteen();
   const __m512 m = _mm512_load_ps(moments.m);
   const __m512i code = sixteen_codes(_mm512_abs_ps(m), per_unit.m, kBlock8MaxM,
                                      sixteen_randoms(_mm512_maskz_slli_epi32(kAll, noise, 7)));

@@ -11,6 +11,10 @@
 namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
 namespace {
 
+#ifdef __AVX512F__
+inline constexpr __mmask16 kAll = 0xFFFF;  // forms without a mask: "may be used uninitialized"
+#endif
+
 // hash32(key, first + lane) for the lanes of one group, whose indices agree in their high words.
 struct GroupHash {
   std::uint32_t first, key, middle;
@@ -32,6 +36,19 @@ struct GroupHash {
     x = _mm256_mullo_epi32(shift_xor(x, 13), broadcast(kMix2));
     return shift_xor(x, 16);
   }
+
+#ifdef __AVX512F__
+  __m512i sixteen() const {
+    const auto wide = [](std::uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); };
+    const auto shift = [](__m512i x, unsigned bits) {
+      return _mm512_xor_si512(x, _mm512_maskz_srli_epi32(kAll, x, bits));
+    };
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i x = _mm512_xor_si512(_mm512_add_epi32(lanes, wide(first)), wide(key));
+    x = _mm512_add_epi32(_mm512_mullo_epi32(shift(x, 16), wide(kMix1)), wide(middle));
+    return shift(_mm512_mullo_epi32(shift(x, 13), wide(kMix2)), 16);
+  }
+#endif
 
  private:
   static __m256i broadcast(std::uint32_t x) {
@@ -100,10 +117,32 @@ struct Bf16Moments {
     }
   }
 
-#ifdef __AVX2__
+#if defined(__AVX512F__)
  private:
   // The loops above on a whole group, by hand: the compiler's mixture of 16 and 32 bits takes half as long
   // again.
+  static void widen_group(const Storage* from, float* to) {
+    const __m512i codes = _mm512_maskz_cvtepu16_epi32(kAll, load_256(from));
+    _mm512_store_si512(to, _mm512_maskz_slli_epi32(kAll, codes, 16));
+  }
+  // stochastic_bf16; the noise has 16 bits.
+  static __m512i round(__m512 x, __m512i noise) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __mmask16 is_number = _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q);
+    return _mm512_maskz_srli_epi32(kAll, _mm512_mask_add_epi32(bits, is_number, bits, noise), 16);
+  }
+  static void narrow_group(const float* m, const float* v, const GroupHash& hash, Storage* exp_avg,
+                           Storage* exp_avg_sq) {
+    const __m512i noise = hash.sixteen();
+    const __m512i code_m = round(_mm512_load_ps(m), _mm512_and_si512(noise, _mm512_set1_epi32(0xFFFF)));
+    const __m512 x = _mm512_load_ps(v);
+    const __m512i code_v = round(x, _mm512_maskz_srli_epi32(kAll, noise, 16));
+    const __m512i least = _mm512_maskz_min_epu32(kAll, _mm512_castps_si512(x), _mm512_set1_epi32(1));
+    store_256(exp_avg, _mm512_maskz_cvtepi32_epi16(kAll, code_m));
+    store_256(exp_avg_sq, _mm512_maskz_cvtepi32_epi16(kAll, _mm512_maskz_max_epu32(kAll, code_v, least)));
+  }
+#elif defined(__AVX2__)
+ private:
   static void widen_group(const Storage* from, float* to) {
     store_256(to, widen_bf16(load_128(from)));
     store_256(to + 8, widen_bf16(load_128(from + 8)));

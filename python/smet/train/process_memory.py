@@ -52,7 +52,7 @@ def return_large_blocks() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 18)
         libc.mallopt(_M_TRIM_THRESHOLD, 16 << 20)
 
 
