@@ -6,9 +6,10 @@
 #include <torch/optim/adamw.h>
 
 #include <array>
+#include <cmath>
 #include <cstdio>
-#include <initializer_list>
 #include <unordered_set>
+#include <vector>
 
 #include "smet/compact_adamw.h"
 
@@ -23,7 +24,7 @@ constexpr double kIndexBytes = 4.0 / 32 + 4.0 / 1024;
 // Counts storages, each once.
 class Books {
  public:
-  std::int64_t measure(std::initializer_list<at::Tensor> tensors) {
+  std::int64_t measure(at::TensorList tensors) {
     std::int64_t count = 0;
     for (const at::Tensor& tensor : tensors) {
       if (!tensor.defined() || !seen_.insert(tensor.storage().unsafeGetStorageImpl()).second) continue;
@@ -37,7 +38,8 @@ class Books {
 };
 
 struct StateTensors {
-  at::Tensor exp_avg, exp_avg_sq, max_exp_avg_sq, cohort, births, master_low;
+  std::vector<at::Tensor> moments;  // the first one: exp_avg
+  at::Tensor cohort, births, master_low;
 };
 
 StateTensors state_tensors(torch::optim::Optimizer* optimizer, const at::Tensor& parameter) {
@@ -46,23 +48,28 @@ StateTensors state_tensors(torch::optim::Optimizer* optimizer, const at::Tensor&
   if (found == optimizer->state().end()) return {};
   OptimizerParamState* state = found->second.get();
   if (auto* compact = dynamic_cast<CompactAdamWParamState*>(state)) {
-    return {compact->exp_avg(), compact->exp_avg_sq(), {},
-            compact->cohort(),  compact->births(),     compact->master_low()};
+    return {
+        {compact->exp_avg(), compact->exp_avg_sq(), compact->exp_avg_scale(), compact->exp_avg_sq_scale()},
+        compact->cohort(),
+        compact->births(),
+        compact->master_low()};
   }
   if (auto* adamw = dynamic_cast<torch::optim::AdamWParamState*>(state)) {
-    return {adamw->exp_avg(), adamw->exp_avg_sq(), adamw->max_exp_avg_sq(), {}, {}, {}};
+    return {{adamw->exp_avg(), adamw->exp_avg_sq(), adamw->max_exp_avg_sq()}, {}, {}, {}};
   }
   if (auto* adam = dynamic_cast<torch::optim::AdamParamState*>(state)) {
-    return {adam->exp_avg(), adam->exp_avg_sq(), adam->max_exp_avg_sq(), {}, {}, {}};
+    return {{adam->exp_avg(), adam->exp_avg_sq(), adam->max_exp_avg_sq()}, {}, {}, {}};
   }
   return {};
 }
 
-// What one moment should take: CompactAdamW's two bytes where it keeps bf16, else 8 for fp64 values or 4.
-std::int64_t moment_bytes(const at::Tensor& moment, const at::Tensor& values,
-                          const torch::optim::Optimizer* optimizer) {
+// What one moment should take: CompactAdamW's two bytes where it keeps bf16, or one and its share of a scale
+// where it keeps 8 bits, else 8 for fp64 values or 4.
+double moment_bytes(const at::Tensor& moment, const at::Tensor& values,
+                    const torch::optim::Optimizer* optimizer) {
   const bool compact = dynamic_cast<const CompactAdamW*>(optimizer) != nullptr;
   if (compact && moment.scalar_type() == at::kBFloat16) return 2;
+  if (compact && moment.scalar_type() == at::kChar) return 1 + 4.0 / 128;
   return values.scalar_type() == at::kDouble ? 8 : 4;
 }
 
@@ -71,19 +78,20 @@ void add_layer(MemoryReport& report, Books& books, const SparseLinearImpl& layer
   const StateTensors state = state_tensors(optimizer, layer.values);
   report.weights += books.measure({layer.values});
   report.gradients += books.measure({layer.values.grad()});
-  report.moments += books.measure({state.exp_avg, state.exp_avg_sq, state.max_exp_avg_sq, state.master_low});
+  report.moments += books.measure(state.moments) + books.measure({state.master_low});
   report.cohorts += books.measure({state.cohort});
   report.index += books.measure({layer.mask, layer.rank});
   report.other += books.measure({state.births});
 
-  const auto element = static_cast<std::int64_t>(layer.values.element_size());
+  const auto element = static_cast<double>(layer.values.element_size());
   const std::int64_t positions = layer.options.out_features() * layer.options.in_features();
-  std::int64_t width = element * (layer.values.grad().defined() ? 2 : 1);
-  if (state.exp_avg.defined()) width += 2 * moment_bytes(state.exp_avg, layer.values, optimizer);
+  double width = element * (layer.values.grad().defined() ? 2 : 1);
+  if (!state.moments.empty()) width += 2 * moment_bytes(state.moments[0], layer.values, optimizer);
   if (state.master_low.defined()) width += 2;
-  const std::int64_t cohort = state.exp_avg.defined() ? 1 : 0;
-  report.sparse_dense_adamw += width * positions;
-  report.formula += static_cast<double>((width + cohort) * layer.values.numel()) +
+  const int cohort = state.moments.empty() ? 0 : 1;
+  report.sparse_dense_adamw +=
+      static_cast<std::int64_t>(std::llround(width * static_cast<double>(positions)));
+  report.formula += (width + cohort) * static_cast<double>(layer.values.numel()) +
                     kIndexBytes * static_cast<double>(positions);
 }
 
@@ -131,8 +139,7 @@ MemoryReport report(torch::nn::Module& model, torch::optim::Optimizer* optimizer
     const StateTensors state = state_tensors(optimizer, parameter);
     result.dense_weights += books.measure({parameter});
     result.dense_gradients += books.measure({parameter.grad()});
-    result.dense_moments +=
-        books.measure({state.exp_avg, state.exp_avg_sq, state.max_exp_avg_sq, state.master_low});
+    result.dense_moments += books.measure(state.moments) + books.measure({state.master_low});
   }
   result.dense_adamw =
       result.sparse_dense_adamw + result.dense_weights + result.dense_gradients + result.dense_moments;

@@ -139,7 +139,7 @@ CompactAdamW::CompactAdamW(CompactAdamW&& other) noexcept
 }
 
 CompactAdamW& CompactAdamW::operator=(CompactAdamW&& other) noexcept {
-  Optimizer::operator=(std::move(other));
+  Optimizer::operator=(static_cast<Optimizer&&>(other));  // moves the base alone
   names_ = std::move(other.names_);
   fused_ = std::move(other.fused_);
   skipped_steps_ = other.skipped_steps_;
@@ -252,6 +252,7 @@ void CompactAdamW::count_skipped(const std::string& why) {
 bool CompactAdamW::skips(const std::vector<Place>& chosen) {
   if (on_nonfinite() != "skip") return false;
   std::vector<Tensor> grads;
+  grads.reserve(chosen.size());
   for (const Place& place : chosen) grads.push_back(place.param.grad());
   const int64_t bad = ops::first_nonfinite(grads);
   if (bad < 0) return false;

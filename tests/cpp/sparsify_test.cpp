@@ -75,6 +75,17 @@ TEST(Report, BytesByKind) {
   EXPECT_NE(text.str().find("dense 3.18 MB -> "), std::string::npos) << text.str();
 }
 
+// P1 for 8-bit moments: a code each, and two scales for the 256 weights of a row.
+TEST(Report, CountsScales) {
+  torch::nn::Sequential net(
+      smet::SparseLinear(smet::SparseLinearOptions(1024, 96).bias(false).density(0.25)));
+  smet::CompactAdamW optimizer(net->parameters(), smet::CompactAdamWOptions(1e-3).moments("8bit"));
+  const smet::MemoryReport report = smet::report(*net, &optimizer);
+  const std::int64_t n = 96 * 1024 / 4;
+  EXPECT_EQ(report.moments, 2 * n + 2 * 4 * 96);
+  EXPECT_LT(std::abs(report.deviation()), 0.02);
+}
+
 TEST(Report, CountsWhatIsAlive) {
   Net net;
   const smet::MemoryReport bare = smet::report(net);

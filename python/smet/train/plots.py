@@ -114,8 +114,9 @@ def _draw_topology(axis: Any, runs: list[RunLog], colours: dict[int, str]) -> No
         pairs = zip(step, run.updates["last_cohort_pruned"], strict=True)
         known = [(at, share) for at, share in pairs if share is not None]
         if known:
+            again = f"{who}pruned again" if many else "of the last grown, pruned again"
             axis.plot(*zip(*known, strict=True), color=colour, marker="x", markersize=5, linewidth=0.8,
-                      linestyle=":", label=f"{who}of the last grown, pruned again")  # fmt: skip
+                      linestyle=":", label=again)  # fmt: skip
     axis.set_ylim(0, None)
     axis.set_ylabel("fraction")
     _legend_above(axis)
