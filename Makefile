@@ -10,7 +10,7 @@ TEST_SOURCES := $(shell find tests/cpp tests/gpusim benchmarks examples/cpp -typ
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-.PHONY: demo test test-long promises build lint bench bench-kernels docs clean
+.PHONY: demo test test-long test-consumer promises build lint bench bench-kernels docs clean
 
 build: build/package
 
@@ -23,6 +23,9 @@ test: build/tests
 
 test-long: build/tests
 	$(BIN)/python -m pytest -m long
+
+test-consumer: build/tests
+	$(BIN)/python -m pytest -m "long or not long" tests/python/test_consumer.py
 
 promises: build/tests
 	$(BIN)/python scripts/promises.py
