@@ -113,7 +113,8 @@ for dtype in (torch.float32, torch.float64):
         ours.step(); theirs.step()
         assert equal_bits(ours.state[p]["exp_avg"], theirs.state[q]["exp_avg"])
         assert equal_bits(ours.state[p]["exp_avg_sq"], theirs.state[q]["exp_avg_sq"])
-        assert weights_are_near(ours, p, q, before, m_before)
+        worst = (p - q).abs().argmax()
+        assert weights_are_near(ours, p, q, before, m_before), (theirs.state[q]["step"], p[worst], q[worst])
         with torch.no_grad(): q.copy_(p)
 """
 
