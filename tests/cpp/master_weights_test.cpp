@@ -90,7 +90,7 @@ void copy_parameters(Net& from, Net& to) {
 
 void expect_equal(Net& net, CompactAdamW& opt, Net& other, CompactAdamW& other_opt) {
   for (const auto& item : net->named_parameters()) {
-    const Tensor& theirs = other->named_parameters()[item.key()];
+    const Tensor theirs = other->named_parameters()[item.key()];
     EXPECT_TRUE(item.value().equal(theirs)) << item.key();
     const auto& state = opt.state_of(item.value());
     EXPECT_TRUE(state.master_low().equal(other_opt.state_of(theirs).master_low())) << item.key();
