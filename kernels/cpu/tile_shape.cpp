@@ -32,15 +32,20 @@ TileShape of_8_lanes(double density) {
                           : TileShape{64, 1, {kNoPanel, 512}, {1024, 1600}, 1, 256};
 }
 
-// By the same on a Sapphire Rapids with 48 KB of L1 and 2 MB of L2, in ms on one thread:
-//   product   eight vectors to a weight share its broadcast and index: 12.6 at d = .25 (2048x2048), 13.3 with
-//             64 tokens by 160 columns. At d = .1 a row wants more weights to a panel: 6.8, and 7.0 with 96
-//             columns. Below, broadcast and index hide behind the L2.
-//   gradient  more tokens are summed before the lanes are: .50 at d = .01 (768x768), .65 with 64.
-//   backward  128 tokens where the products are quick: .58 at d = .01 (768x768), .68 with 256.
+// By the same on a Sapphire Rapids with 48 KB of L1 and 2 MB of L2, one thread, as time of a dense product's
+// at 195 GFLOP/s. Eight vectors to a weight share its broadcast and index.
+//   product   a panel of 64 columns by 128 tokens is 32 KB, .70 of what the L1 delivers at d = .5; one of 96
+//   is
+//             all of the L1, .60. At d = .1 a row wants more weights to a panel: .26 with 128 columns, .30
+//             with 96 and .31 with 256. Below, every other cut is as fast: x comes from the L2.
+//   gradient  its reduction is paid once for two tiles, which with 32 columns fit the L1: 1.02 at d = .5
+//             (768x768), 1.10 with one tile of 64 columns, 1.16 with two. Rows of fewer weights want wider
+//             panels: .57 at d = .25 with two tiles of 64 columns (2048x2048), .60 with 32.
+//   backward  128 tokens where the products are quick: .58 ms at d = .01 (768x768), .68 with 256.
 TileShape of_16_lanes(double density) {
-  return density >= .2    ? TileShape{128, 3, {96, 256}, {64, 256}, 2, 256}
-         : density >= .08 ? TileShape{128, 3, {256, 512}, {192, 640}, 2, 256}
+  return density >= .4    ? TileShape{128, 3, {64, 256}, {32, 256}, 2, 256}
+         : density >= .2  ? TileShape{128, 3, {96, 512}, {64, 512}, 2, 256}
+         : density >= .08 ? TileShape{128, 3, {128, 512}, {96, 512}, 2, 256}
          : density >= .04 ? TileShape{64, 2, {1024, 512}, {1024, 640}, 2, 128}
                           : TileShape{64, 2, {kNoPanel, 512}, {1024, 640}, 2, 128};
 }

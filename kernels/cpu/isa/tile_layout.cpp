@@ -1,61 +1,49 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // tile_spmm, activations in and out of the packed layout: transposes of small blocks in registers, whole
 // cache lines on both sides.
-#include "kernels/cpu/isa/lanes.h"
 #include "kernels/cpu/isa/vectors.h"
 
 namespace smet::kernels::cpu::SMET_ISA_NAMESPACE {
 namespace {
 
-// Side of the blocks that are transposed.
+// Blocks that are transposed have kSide rows and kAcross columns, which become kAcross rows of whole vectors.
 inline constexpr int kSide = kLanes;
+inline constexpr int kAcross = kSide < 8 ? kSide : 8;
 using Row = Vector;
 typedef std::uint32_t Bits __attribute__((vector_size(4 * kSide)));
 typedef std::uint16_t HalfRow __attribute__((vector_size(2 * kSide)));
+template <Storage storage>
+using Element = typename Stored<storage>::Type;
+template <typename T, int count>
+struct Some {
+  typedef T Type __attribute__((vector_size(count * sizeof(T))));
+};
+template <Storage storage, int count = kSide>
+using Elements = typename Some<Element<storage>, count>::Type;
 
-// A line of either layout holds so many fp32: blocks that share lines follow each other.
+// body(token, feature) for every block of so many tokens and features. A line of the packed layout holds
+// kLine tokens: they run through all of their features together, that many streams, which the hardware
+// prefetches by itself; and each block of them through kRun features, so that it meets few pages at a time.
 inline constexpr std::int64_t kLine = 16;
-
-// body(token, feature) for every kSide x kSide block of whole blocks. A strip of tokens runs through all of
-// their features: that many streams, which the hardware prefetches by itself.
-template <typename F>
-inline void for_each_block(std::int64_t tokens, std::int64_t features, F&& body) {
-  for (std::int64_t strip = 0; strip < tokens; strip += kLine) {
-    const std::int64_t strip_end = strip + kLine < tokens ? strip + kLine : tokens;
-    for (std::int64_t line = 0; line < features; line += kLine) {
-      const std::int64_t line_end = line + kLine < features ? line + kLine : features;
-      for (std::int64_t token = strip; token < strip_end; token += kSide) {
-        for (std::int64_t feature = line; feature < line_end; feature += kSide) body(token, feature);
+inline constexpr std::int64_t kRun = 64;
+template <int block_tokens, int block_features, typename F>
+[[gnu::always_inline]] inline void for_each_block(std::int64_t tokens, std::int64_t features, F&& body) {
+  const std::int64_t whole_tokens = tokens / block_tokens * block_tokens;
+  const std::int64_t whole_features = features / block_features * block_features;
+  for (std::int64_t strip = 0; strip < whole_tokens; strip += kLine) {
+    const std::int64_t strip_end = strip + kLine < whole_tokens ? strip + kLine : whole_tokens;
+    for (std::int64_t run = 0; run < whole_features; run += kRun) {
+      const std::int64_t run_end = run + kRun < whole_features ? run + kRun : whole_features;
+      for (std::int64_t token = strip; token < strip_end; token += block_tokens) {
+        for (std::int64_t feature = run; feature < run_end; feature += block_features) body(token, feature);
       }
     }
   }
 }
 
-// 0, 1, ..., n - 1 as a pack.
-template <int... numbers>
-struct Pack {};
-template <int n, int... numbers>
-struct Count : Count<n - 1, n - 1, numbers...> {};
-template <int... numbers>
-struct Count<0, numbers...> {
-  using Type = Pack<numbers...>;
-};
-using Places = typename Count<kSide>::Type;
-
-// Every four lanes become a[from] b[from] a[from + 1] b[from + 1], or a[from] a[from + 1] b[from] b[from +
-// 1].
-template <int from, int... i>
-inline Row interleave(Row a, Row b, Pack<i...> /*places*/) {
-  return __builtin_shufflevector(a, b, (i / 4 * 4 + from + i % 4 / 2 + i % 2 * kSide)...);
-}
-template <int from, int... i>
-inline Row pair(Row a, Row b, Pack<i...> /*places*/) {
-  return __builtin_shufflevector(a, b, (i / 4 * 4 + from + i % 2 + i % 4 / 2 * kSide)...);
-}
-
 // Every four lanes of in[0...3] are a 4 x 4 matrix.
 inline void transpose_fours(const Row* in, Row* out) {
-  const Places places{};
+  const LanePlaces places{};
   const Row low01 = interleave<0>(in[0], in[1], places);
   const Row low23 = interleave<0>(in[2], in[3], places);
   const Row high01 = interleave<2>(in[0], in[1], places);
@@ -66,81 +54,27 @@ inline void transpose_fours(const Row* in, Row* out) {
   out[3] = pair<2>(high01, high23, places);
 }
 
-inline std::uint64_t load_64_bits(const void* from) {
-  std::uint64_t bits;
-  std::memcpy(&bits, from, sizeof bits);
-  return bits;
-}
-
-// The same four floats of rows 0, 4, 8, ... side by side. In intrinsics where the compiler would load first
-// and shuffle then: joined by the load, they cost the shuffle port nothing.
-inline Row join_fours(const float* from, std::int64_t stride) {
-#if defined(__AVX512F__)
-  __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(from));
-  x = _mm512_mask_broadcast_f32x4(x, 0x00F0, _mm_loadu_ps(from + 4 * stride));
-  x = _mm512_mask_broadcast_f32x4(x, 0x0F00, _mm_loadu_ps(from + 8 * stride));
-  return _mm512_mask_broadcast_f32x4(x, 0xF000, _mm_loadu_ps(from + 12 * stride));
-#elif defined(__AVX__)
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from)), _mm_loadu_ps(from + 4 * stride), 1);
-#else
-  (void)stride;
-  return load<Row>(from);
-#endif
-}
-
-// The same for any storage.
-template <Storage storage, int... i>
-inline Row load_fours(const typename Stored<storage>::Type* from, std::int64_t stride, Pack<i...> /*fours*/) {
+template <Storage storage>
+inline Row widened(Elements<storage> x) {
   if constexpr (storage == Storage::f32) {
-    return join_fours(from, stride);
+    return x;
   } else if constexpr (storage == Storage::bf16) {
-    typedef std::uint64_t Fours __attribute__((vector_size(2 * kSide)));
-    const std::int64_t four_rows = 4 * stride;
-    const Fours fours = {load_64_bits(from + i * four_rows)...};
-    return reinterpret_cast<Row>(__builtin_convertvector(reinterpret_cast<HalfRow>(fours), Bits) << 16);
+    return reinterpret_cast<Row>(__builtin_convertvector(x, Bits) << 16);
   } else {
     float wide[kSide];
-    for (std::int64_t lane = 0; lane < kSide; ++lane) {
-      wide[lane] = Stored<storage>::widen(from[lane / 4 * 4 * stride + lane % 4]);
-    }
+    for (int i = 0; i < kSide; ++i) wide[i] = Stored<storage>::widen(x[i]);
     return load<Row>(wide);
   }
 }
-
-// put(i, column i) of the kSide x kSide block at `from`.
-template <Storage storage, typename Put>
-inline void transpose(const typename Stored<storage>::Type* from, std::int64_t stride, Put&& put) {
-#pragma GCC unroll 1  // unrolled, addresses take more registers than there are
-  for (std::int64_t column = 0; column < kSide; column += 4) {
-    Row in[4];
-    Row out[4];
-#pragma GCC unroll 4
-    for (std::int64_t row = 0; row < 4; ++row) {
-      in[row] = load_fours<storage>(from + row * stride + column, stride, typename Count<kSide / 4>::Type());
-    }
-    transpose_fours(in, out);
-#pragma GCC unroll 4
-    for (std::int64_t i = 0; i < 4; ++i) put(column + i, out[i]);
-  }
+template <Storage storage>
+inline Row load_row(const Element<storage>* from) {
+  Elements<storage> x;
+  std::memcpy(&x, from, sizeof x);
+  return widened<storage>(x);
 }
 
 template <Storage storage>
-inline Row load_row(const typename Stored<storage>::Type* from) {
-  if constexpr (storage == Storage::f32) {
-    return load<Row>(from);
-  } else if constexpr (storage == Storage::bf16) {
-    HalfRow half;
-    std::memcpy(&half, from, sizeof half);
-    return reinterpret_cast<Row>(__builtin_convertvector(half, Bits) << 16);
-  } else {
-    float wide[kSide];
-    for (int i = 0; i < kSide; ++i) wide[i] = Stored<storage>::widen(from[i]);
-    return load<Row>(wide);
-  }
-}
-
-template <Storage storage>
-inline void store_row(typename Stored<storage>::Type* to, Row x) {
+inline void store_row(Element<storage>* to, Row x) {
   if constexpr (storage == Storage::f32) {
     store(to, x);
   } else if constexpr (storage == Storage::bf16) {  // f32_to_bf16 of half.h
@@ -157,19 +91,63 @@ inline void store_row(typename Stored<storage>::Type* to, Row x) {
   }
 }
 
+// The even or the odd fours of a, then those of b.
+template <int odd, int... i>
+inline Row every_other_four(Row a, Row b, Pack<i...> /*places*/) {
+  constexpr int half = kSide / 2;
+  return __builtin_shufflevector(a, b, (i / half * kSide + (i % half / 4 * 2 + odd) * 4 + i % 4)...);
+}
+
+// kAcross elements, and where a vector has room as many of four rows further down.
+template <Storage storage>
+inline Row load_rows(const Element<storage>* from, std::int64_t stride) {
+  if constexpr (sizeof(Elements<storage>) == sizeof(Elements<storage, kAcross>)) {
+    return load_row<storage>(from);
+  } else {
+    Elements<storage, kAcross> low;
+    Elements<storage, kAcross> high;
+    std::memcpy(&low, from, sizeof low);
+    std::memcpy(&high, from + 4 * stride, sizeof high);
+    return widened<storage>(
+        __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  }
+}
+
+// put(i, column i) of the block at `from`.
+template <Storage storage, typename Put>
+[[gnu::always_inline]] inline void transpose(const Element<storage>* from, std::int64_t stride, Put&& put) {
+  const LanePlaces places{};
+  Row in[4];
+  Row low[4];
+  Row high[4];
+#pragma GCC unroll 4
+  for (std::int64_t i = 0; i < 4; ++i) in[i] = load_rows<storage>(from + i * stride, stride);
+  transpose_fours(in, low);
+  if constexpr (kSide == 4) {
+#pragma GCC unroll 4
+    for (std::int64_t i = 0; i < 4; ++i) put(i, low[i]);
+  } else {
+    from += kSide / 2 * stride;
+#pragma GCC unroll 4
+    for (std::int64_t i = 0; i < 4; ++i) in[i] = load_rows<storage>(from + i * stride, stride);
+    transpose_fours(in, high);
+#pragma GCC unroll 4
+    for (std::int64_t i = 0; i < 4; ++i) {
+      put(i, every_other_four<0>(low[i], high[i], places));
+      put(4 + i, every_other_four<1>(low[i], high[i], places));
+    }
+  }
+}
+
 template <Storage storage>
 void pack(const PackRun& run) {
-  using Type = typename Stored<storage>::Type;
-  const auto* const x = static_cast<const Type*>(run.x);
+  const auto* const x = static_cast<const Element<storage>*>(run.x);
   float* const packed = run.packed;
-  const std::int64_t whole_tokens = run.tokens / kSide * kSide;
-  const std::int64_t whole_features = run.features / kSide * kSide;
   // Copies: what is stored could be `run` for all that the compiler knows.
   const std::int64_t stride = run.stride;
   const std::int64_t width = run.width;
-  for_each_block(
-      whole_tokens,
-      whole_features, [&](std::int64_t token, std::int64_t feature) __attribute__((always_inline)) {
+  for_each_block<kSide, kAcross>(
+      run.tokens, run.features, [&](std::int64_t token, std::int64_t feature) __attribute__((always_inline)) {
         float* const to = packed + feature * width + token;
         transpose<storage>(
             x + token * stride + feature,
@@ -177,7 +155,9 @@ void pack(const PackRun& run) {
               store_aligned(to + i * width, row);
             });
       });
-  for (std::int64_t feature = 0; feature < run.features; ++feature) {
+  const std::int64_t whole_tokens = run.tokens / kSide * kSide;
+  const std::int64_t whole_features = run.features / kAcross * kAcross;
+  for (std::int64_t feature = whole_tokens < width ? 0 : whole_features; feature < run.features; ++feature) {
     float* const to = run.packed + feature * run.width;
     std::int64_t token = feature < whole_features ? whole_tokens : 0;
     for (; token < run.tokens; ++token) to[token] = Stored<storage>::widen(x[token * run.stride + feature]);
@@ -185,29 +165,30 @@ void pack(const PackRun& run) {
   }
 }
 
+// Eight tokens of y at a time: they lie in as many pages, and a core may know no more than sixteen to store
+// to.
 template <Storage storage>
 void unpack(const UnpackRun& run) {
-  using Type = typename Stored<storage>::Type;
-  auto* const y = static_cast<Type*>(run.y);
+  auto* const y = static_cast<Element<storage>*>(run.y);
   const float* const packed = run.packed;
   const float* const bias = run.bias;
-  const std::int64_t whole_tokens = run.tokens / kSide * kSide;
-  const std::int64_t whole_features = run.features / kSide * kSide;
   // Copies: what is stored could be `run` for all that the compiler knows.
   const std::int64_t stride = run.stride;
   const std::int64_t width = run.width;
-  for_each_block(
-      whole_tokens,
-      whole_features, [&](std::int64_t token, std::int64_t feature) __attribute__((always_inline)) {
+  for_each_block<kAcross, kSide>(
+      run.tokens, run.features, [&](std::int64_t token, std::int64_t feature) __attribute__((always_inline)) {
         const Row added = bias == nullptr ? Row{} : load<Row>(bias + feature);
-        Type* const to = y + token * stride + feature;
+        auto* const to = y + token * stride + feature;
         transpose<Storage::f32>(
             packed + feature * width + token,
             width, [=](std::int64_t i, Row row) __attribute__((always_inline)) {
               store_row<storage>(to + i * stride, row + added);
             });
       });
-  for (std::int64_t feature = 0; feature < run.features; ++feature) {
+  const std::int64_t whole_tokens = run.tokens / kAcross * kAcross;
+  const std::int64_t whole_features = run.features / kSide * kSide;
+  for (std::int64_t feature = whole_tokens < run.tokens ? 0 : whole_features; feature < run.features;
+       ++feature) {
     const float added = bias == nullptr ? 0 : bias[feature];
     for (std::int64_t token = feature < whole_features ? whole_tokens : 0; token < run.tokens; ++token) {
       y[token * run.stride + feature] = Stored<storage>::narrow(packed[feature * width + token] + added);

@@ -51,6 +51,28 @@ inline void store_aligned(float* to, V x) {
   *reinterpret_cast<V*>(__builtin_assume_aligned(to, sizeof(V))) = x;
 }
 
+// 0, 1, ..., n - 1 as a pack.
+template <int... numbers>
+struct Pack {};
+template <int n, int... numbers>
+struct Count : Count<n - 1, n - 1, numbers...> {};
+template <int... numbers>
+struct Count<0, numbers...> {
+  using Type = Pack<numbers...>;
+};
+using LanePlaces = typename Count<kLanes>::Type;
+
+// Every four lanes become a[from] b[from] a[from + 1] b[from + 1], or a[from] a[from + 1] b[from] b[from +
+// 1].
+template <int from, int... i>
+inline Vector interleave(Vector a, Vector b, Pack<i...> /*places*/) {
+  return __builtin_shufflevector(a, b, (i / 4 * 4 + from + i % 4 / 2 + i % 2 * kLanes)...);
+}
+template <int from, int... i>
+inline Vector pair(Vector a, Vector b, Pack<i...> /*places*/) {
+  return __builtin_shufflevector(a, b, (i / 4 * 4 + from + i % 2 + i % 4 / 2 * kLanes)...);
+}
+
 // Storage element types and their conversions.
 template <Storage>
 struct Stored;
