@@ -110,22 +110,27 @@ void multiply(const Call& call, const Product& product, float* packed, Beside&& 
 }
 
 // out [nnz] = (accumulate ? out : 0) + (dy^T x) at active positions, from `tiles` packed tiles of each.
-void sample(const Call& call, const TilePlan& plan, const float* x, const float* dy, std::int64_t tiles,
-            float* out, bool accumulate) {
-  const TileGrid& grid = plan.grid();
+struct Samples {
+  const TilePlan& plan;
+  const float* x;
+  const float* dy;
+  std::int64_t tiles;
+  float* out;
+  bool accumulate;
+};
+
+void sample_panel(const Call& call, const Samples& samples, std::int64_t block, std::int64_t panel) {
+  const TileGrid& grid = samples.plan.grid();
   const std::int64_t width = call.shape.width;
   const std::int64_t x_size = grid.cols * width;
   const std::int64_t dy_size = grid.rows * width;
-  for_units(call.executor, grid.blocks() * grid.panels(), [&](std::int64_t /*lane*/, std::int64_t unit) {
-    const std::int64_t block = unit / grid.panels();
-    const std::int64_t panel = unit % grid.panels();
-    for (std::int64_t tile = 0; tile < tiles; tile += call.shape.tiles) {
-      call.kernels.tile_products->sddmm(
-          {plan.panel(block, panel), plan.packed(block, panel),
-           x + tile * x_size + panel * grid.panel * width, dy + tile * dy_size + block * grid.block * width,
-           width, std::min(call.shape.tiles, tiles - tile), x_size, dy_size, out, accumulate || tile > 0});
-    }
-  });
+  for (std::int64_t tile = 0; tile < samples.tiles; tile += call.shape.tiles) {
+    call.kernels.tile_products->sddmm({samples.plan.panel(block, panel), samples.plan.packed(block, panel),
+                                       samples.x + tile * x_size + panel * grid.panel * width,
+                                       samples.dy + tile * dy_size + block * grid.block * width, width,
+                                       std::min(call.shape.tiles, samples.tiles - tile), x_size, dy_size,
+                                       samples.out, samples.accumulate || tile > 0});
+  }
 }
 
 bool storage_of(DType dtype, Storage& storage) {
@@ -135,6 +140,124 @@ bool storage_of(DType dtype, Storage& storage) {
 
 Activations slice(const Activations& x, std::int64_t first, std::int64_t tokens, std::int64_t bytes) {
   return {at(x.data, first * x.stride, bytes), x.stride, x.features, tokens};
+}
+
+// What a backward pass computes, of the tokens from `first` on.
+struct Backward {
+  const TilePlan* columns;  // null: no input gradient
+  const TilePlan* rows;     // null: no values gradient
+  const SparseLinearBackwardArgs& args;
+  float* dvalues;
+
+  Activations dy(const Call& call, std::int64_t first, std::int64_t tokens) const {
+    return slice({args.dy, args.dy_stride, args.pattern.rows, 0}, first, tokens, call.bytes());
+  }
+  Activations x(const Call& call, std::int64_t first, std::int64_t tokens) const {
+    return slice({args.x, args.x_stride, args.pattern.cols, 0}, first, tokens, call.bytes());
+  }
+  Product input_gradient(const Call& call, std::int64_t first, std::int64_t tokens) const {
+    return {*columns, dy(call, first, tokens), nullptr, at(args.dx, first * args.dx_stride, call.bytes()),
+            args.dx_stride};
+  }
+};
+
+// The values gradient of all threads after the input gradient of all threads, each with its own rows.
+void backward_together(const Call& call, const Backward& back) {
+  const Pattern& pattern = back.args.pattern;
+  const std::int64_t width = call.shape.width;
+  // Whole passes of the values gradient, so that its sums do not depend on where tokens are cut.
+  const std::int64_t pass = width * call.shape.tiles;
+  const std::int64_t at_once =
+      (std::max(call.shape.backward, call.executor.threads * width) + pass - 1) / pass * pass;
+  const std::int64_t tiles = tile_count(call, std::min(back.args.tokens, at_once));
+  const Scratch<float> packed_dy(tiles * pattern.rows * width);
+  const Scratch<float> packed_x(back.rows == nullptr ? 0 : tiles * pattern.cols * width);
+  for (std::int64_t first = 0; first < back.args.tokens; first += at_once) {
+    const std::int64_t tokens = std::min(at_once, back.args.tokens - first);
+    const auto pack_x = [&](std::int64_t tile) {
+      if (back.rows == nullptr) return;
+      pack(call, back.x(call, first, tokens), tile, packed_x.data() + tile * pattern.cols * width);
+    };
+    if (back.columns != nullptr) {
+      multiply(call, back.input_gradient(call, first, tokens), packed_dy.data(), pack_x);
+    } else {
+      for_chunks(call.executor, tile_count(call, tokens), [&](std::int64_t tile) {
+        pack_x(tile);
+        pack(call, back.dy(call, first, tokens), tile, packed_dy.data() + tile * pattern.rows * width);
+      });
+    }
+    if (back.rows == nullptr) continue;
+    const Samples samples = {*back.rows,   packed_x.data(), packed_dy.data(), tile_count(call, tokens),
+                             back.dvalues, first > 0};
+    const std::int64_t panels = back.rows->grid().panels();
+    for_units(call.executor, back.rows->grid().blocks() * panels,
+              [&](std::int64_t /*lane*/, std::int64_t unit) {
+                sample_panel(call, samples, unit / panels, unit % panels);
+              });
+  }
+}
+
+// Each thread computes both gradients of whole passes of tokens, whose activations stay in its own cache, and
+// the passes' values gradients are added in their order: the sums of backward_together.
+void backward_apart(const Call& call, const Backward& back) {
+  const Pattern& pattern = back.args.pattern;
+  const std::int64_t width = call.shape.width;
+  const std::int64_t pass = width * call.shape.tiles;
+  const std::int64_t passes = (back.args.tokens + pass - 1) / pass;
+  const std::int64_t at_once = std::min<std::int64_t>(passes, 2 * call.executor.threads);
+  const std::int64_t lanes = lane_count(call.executor, at_once);
+  const std::int64_t x_size = pattern.cols * width;
+  const std::int64_t dy_size = pattern.rows * width;
+  const std::int64_t dx_size = back.columns == nullptr ? 0 : back.columns->grid().block * width;
+  const Scratch<float> packed_x(lanes * call.shape.tiles * x_size);
+  const Scratch<float> packed_dy(lanes * call.shape.tiles * dy_size);
+  const Scratch<float> dx(lanes * dx_size);
+  const Scratch<float> parts(at_once * pattern.nnz);
+  for (std::int64_t begin = 0; begin < passes; begin += at_once) {
+    const std::int64_t count = std::min(at_once, passes - begin);
+    for_units(call.executor, count, [&](std::int64_t lane, std::int64_t unit) {
+      const std::int64_t first = (begin + unit) * pass;
+      const std::int64_t tokens = std::min(pass, back.args.tokens - first);
+      const std::int64_t tiles = tile_count(call, tokens);
+      float* const x = packed_x.data() + lane * call.shape.tiles * x_size;
+      float* const dy = packed_dy.data() + lane * call.shape.tiles * dy_size;
+      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        pack(call, back.dy(call, first, tokens), tile, dy + tile * dy_size);
+        if (back.columns != nullptr) {
+          const Product product = back.input_gradient(call, first, tokens);
+          for (std::int64_t block = 0; block < back.columns->grid().blocks(); ++block) {
+            multiply_block(call, product, tile, block, dy + tile * dy_size, dx.data() + lane * dx_size);
+          }
+        }
+        pack(call, back.x(call, first, tokens), tile, x + tile * x_size);
+      }
+      const Samples samples = {*back.rows, x, dy, tiles, parts.data() + unit * pattern.nnz, false};
+      for (std::int64_t block = 0; block < back.rows->grid().blocks(); ++block) {
+        for (std::int64_t panel = 0; panel < back.rows->grid().panels(); ++panel) {
+          sample_panel(call, samples, block, panel);
+        }
+      }
+    });
+    constexpr std::int64_t kChunk = 4096;
+    for_chunks(call.executor, (pattern.nnz + kChunk - 1) / kChunk, [&](std::int64_t chunk) {
+      const std::int64_t end = std::min(pattern.nnz, (chunk + 1) * kChunk);
+      for (std::int64_t k = chunk * kChunk; k < end; ++k) {
+        float sum = begin > 0 ? back.dvalues[k] + parts.data()[k] : parts.data()[k];
+        for (std::int64_t unit = 1; unit < count; ++unit) sum += parts.data()[unit * pattern.nnz + k];
+        back.dvalues[k] = sum;
+      }
+    });
+  }
+}
+
+// backward_together meets a barrier, and the other threads' caches, twice in a few hundred tokens. Apart,
+// every pass needs room for its values gradient: as much as for its activations at most.
+bool apart_pays(const Call& call, const Backward& back) {
+  const Pattern& pattern = back.args.pattern;
+  const std::int64_t pass = call.shape.width * call.shape.tiles;
+  return back.rows != nullptr && call.executor.threads > 1 &&
+         back.args.tokens > pass * (call.executor.threads - 1) &&
+         pattern.nnz <= pass * (pattern.rows + pattern.cols);
 }
 
 void backward(const Call& call, const SparseLinearBackwardArgs& args, float* dvalues) {
@@ -148,35 +271,8 @@ void backward(const Call& call, const SparseLinearBackwardArgs& args, float* dva
   if (dvalues != nullptr) {
     rows.emplace(call.executor, call.kernels, pattern, Side::rows, call.shape.gradient, nullptr, args.dtype);
   }
-  const std::int64_t width = call.shape.width;
-  // Whole passes of the values gradient, so that its sums do not depend on where tokens are cut.
-  const std::int64_t pass = width * call.shape.tiles;
-  const std::int64_t at_once =
-      (std::max(call.shape.backward, call.executor.threads * width) + pass - 1) / pass * pass;
-  const std::int64_t tiles = tile_count(call, std::min(args.tokens, at_once));
-  const Scratch<float> packed_dy(tiles * pattern.rows * width);
-  const Scratch<float> packed_x(dvalues == nullptr ? 0 : tiles * pattern.cols * width);
-  for (std::int64_t first = 0; first < args.tokens; first += at_once) {
-    const std::int64_t tokens = std::min(at_once, args.tokens - first);
-    const Activations dy = slice({args.dy, args.dy_stride, pattern.rows, 0}, first, tokens, call.bytes());
-    const auto pack_x = [&](std::int64_t tile) {
-      if (dvalues == nullptr) return;
-      const Activations x = slice({args.x, args.x_stride, pattern.cols, 0}, first, tokens, call.bytes());
-      pack(call, x, tile, packed_x.data() + tile * pattern.cols * width);
-    };
-    if (args.dx != nullptr) {
-      multiply(call,
-               {*columns, dy, nullptr, at(args.dx, first * args.dx_stride, call.bytes()), args.dx_stride},
-               packed_dy.data(), pack_x);
-    } else {
-      for_chunks(call.executor, tile_count(call, tokens), [&](std::int64_t tile) {
-        pack_x(tile);
-        pack(call, dy, tile, packed_dy.data() + tile * pattern.rows * width);
-      });
-    }
-    if (dvalues == nullptr) continue;
-    sample(call, *rows, packed_x.data(), packed_dy.data(), tile_count(call, tokens), dvalues, first > 0);
-  }
+  const Backward back = {columns ? &*columns : nullptr, rows ? &*rows : nullptr, args, dvalues};
+  apart_pays(call, back) ? backward_apart(call, back) : backward_together(call, back);
 }
 
 }  // namespace
