@@ -204,7 +204,7 @@ void backward_apart(const Call& call, const Backward& back) {
   const std::int64_t width = call.shape.width;
   const std::int64_t pass = width * call.shape.tiles;
   const std::int64_t passes = (back.args.tokens + pass - 1) / pass;
-  const std::int64_t at_once = std::min<std::int64_t>(passes, 2 * call.executor.threads);
+  const std::int64_t at_once = std::min(passes, 2 * std::int64_t{call.executor.threads});
   const std::int64_t lanes = lane_count(call.executor, at_once);
   const std::int64_t x_size = pattern.cols * width;
   const std::int64_t dy_size = pattern.rows * width;

@@ -35,16 +35,15 @@ struct Crossover {
 constexpr Crossover kDefault = {.65, 40};
 
 // Sapphire Rapids, AVX-512, dense at 195 GFLOP/s: MKL's full width gains dense products more than ours.
-//   tokens     d = .5      d = .4      d = .3      d = .2      d = .1    crossover at d
-//     2048    1.05/1.11    .87/1.11                                            .53
-//      512    1.15/1.13    .92/1.08    .75/1.06    .58/1.07    .38/1.09        .49
-//      128    1.49/1.29   1.14/1.24    .96/1.15    .77/1.19    .47/1.15        .43
-//       64    1.80/1.43   1.55/1.31   1.26/1.23    .98/1.27    .63/1.30        .29
-//       32                2.12/1.60   1.87/1.50   1.36/1.48    .84/1.36        .22
-//        8                            2.70/1.61   2.12/1.49   1.16/1.35        .12
-// On 2 threads at 512 tokens (and 2048x2048): 1.34/1.11 at d = .5, 1.11/1.11 at .4, .79/1.09 at .25; the rule
-// lies between the two.
-constexpr Crossover kWideDense = {.45, 45};
+//   tokens     d = .6      d = .5      d = .4      d = .3      d = .2      d = .1    crossover at d
+//     2048   1.11/1.08   1.13/1.13    .75/1.07                                            .50
+//      512   1.13/1.14    .94/1.09    .82/1.11                                            .60
+//      128   1.39/1.27   1.20/1.29   1.03/1.24                                            .54
+//       64                           1.36/1.34    .98/1.24                                .39
+//       32                           1.94/1.48   1.39/1.44   1.25/1.46                    .31
+//        8                                       2.18/1.58   1.88/1.46   1.31/1.40        .12
+// On 2 threads at 512 tokens (and 2048x2048): 1.22/1.13 at d = .6, 1.06/1.10 at .5, .82/1.07 at .4.
+constexpr Crossover kWideDense = {.56, 30};
 
 bool has_wide_dense() {
 #ifdef __x86_64__
