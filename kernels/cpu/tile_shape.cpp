@@ -41,10 +41,13 @@ TileShape of_8_lanes(double density) {
 //   gradient  its reduction is paid once for two tiles, which with 32 columns fit the L1: 1.02 at d = .5
 //             (768x768), 1.10 with one tile of 64 columns, 1.16 with two. Rows of fewer weights want wider
 //             panels: .57 at d = .25 with two tiles of 64 columns (2048x2048), .60 with 32.
-//   backward  128 tokens where the products are quick: .58 ms at d = .01 (768x768), .68 with 256.
+//   backward  128 tokens where the products are quick: .58 ms at d = .01 (768x768), .68 with 256. Where they
+//   are
+//             slow, the gradient is read and written once in more of them: 1.15 with 512, 1.51 with 256
+//             (values gradient of 2048x2048 at d = .5).
 TileShape of_16_lanes(double density) {
-  return density >= .4    ? TileShape{128, 3, {64, 256}, {32, 256}, 2, 256}
-         : density >= .2  ? TileShape{128, 3, {96, 512}, {64, 512}, 2, 256}
+  return density >= .4    ? TileShape{128, 3, {64, 256}, {32, 256}, 2, 512}
+         : density >= .2  ? TileShape{128, 3, {96, 512}, {64, 512}, 2, 512}
          : density >= .08 ? TileShape{128, 3, {128, 512}, {96, 512}, 2, 256}
          : density >= .04 ? TileShape{64, 2, {1024, 512}, {1024, 640}, 2, 128}
                           : TileShape{64, 2, {kNoPanel, 512}, {1024, 640}, 2, 128};
