@@ -126,6 +126,7 @@ template <bool writes, typename Storage, Rounding rounding, typename Body>
 template <typename Type, Rounding rounding>
 [[gnu::always_inline]] inline void widen_weights(const typename Type::Storage* __restrict param,
                                                  const std::int16_t* __restrict low, float* __restrict to) {
+  SMET_VECTORISED
   for (int lane = 0; lane < kGroup; ++lane) to[lane] = load_weight<Type, rounding>(param, low, lane);
 }
 
@@ -166,6 +167,7 @@ template <typename Type, Rounding rounding>
     const Vector numerator = load_aligned<Vector>(rows.step + lane) * load_aligned<Vector>(moments.m + lane);
     store_aligned(params + lane, p + (numerator / denominator - load_aligned<Vector>(rows.decay + lane) * p));
   }
+  SMET_VECTORISED
   for (int lane = 0; lane < kGroup; ++lane) {
     if constexpr (rounding == Rounding::stochastic) {
       param[lane] = static_cast<std::uint16_t>(stochastic_bf16(params[lane], hash(lane)));

@@ -83,6 +83,7 @@ template <typename Type, Rounding rounding, bool coupled>
                                                   typename Type::Compute* __restrict exp_avg_sq,
                                                   const Scalars<typename Type::Compute>& scalars, int count) {
   using Compute = typename Type::Compute;
+  SMET_VECTORISED
   for (int i = 0; i < count; ++i) {
     Compute g = Type::load(grad[i]) * scalars.sign;
     if constexpr (coupled) g = g + scalars.l2 * load_weight<Type, rounding>(param, low, i);
@@ -107,6 +108,7 @@ template <typename Type, Rounding rounding, typename RootV>
                                               const Scalars<typename Type::Compute>& scalars, int count,
                                               const GroupHash& hash) {
   using Compute = typename Type::Compute;
+  SMET_VECTORISED
   for (int i = 0; i < count; ++i) {
     const Compute p = load_weight<Type, rounding>(param, low, i);
     const Compute denominator = root_v(i) * rows.inverse_bc2_sqrt[i] + scalars.eps;

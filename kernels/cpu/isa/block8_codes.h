@@ -50,6 +50,7 @@ struct LargestMoments {
 
 template <typename Type>
 [[gnu::always_inline]] inline void widen(const typename Type::Storage* from, float* __restrict to) {
+  SMET_VECTORISED
   for (int lane = 0; lane < kGroup; ++lane) to[lane] = Type::load(from[lane]);
 }
 

@@ -10,6 +10,15 @@ namespace {
 
 inline constexpr int kGroup = 16;
 
+// A group is one vector of AVX-512: GCC unrolls such a loop first, finds no loop to vectorise then, and
+// leaves sixteen scalar copies (bf16 moments: 1.8 ns a weight in the cache, .6 as a vector). Shorter vectors
+// gain by unrolling.
+#ifdef __AVX512F__
+#define SMET_VECTORISED _Pragma("GCC unroll 1")
+#else
+#define SMET_VECTORISED
+#endif
+
 // The table rows of one group, lane by lane.
 template <typename Compute>
 struct Rows {
