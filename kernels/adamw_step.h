@@ -6,6 +6,8 @@
 
 namespace smet::kernels {
 
+inline constexpr int kMaxCohorts = 256;  // of one tensor: ids are bytes
+
 // One row per birth cohort, computed by the host in double for the current step (README, "The
 // method"):
 //   a = age of the cohort, lr_w = lr * density^-p * warm(a)
@@ -47,7 +49,7 @@ struct AdamWTensor {
   DType param_dtype;
   DType grad_dtype;  // equal to param_dtype
   const CohortRow* cohorts;
-  std::int64_t cohort_rows;  // 1 to 256, else invalid_argument; every id in `cohort` is below it
+  std::int64_t cohort_rows;  // 1 to kMaxCohorts, else invalid_argument; every id in `cohort` is below it
   double beta1, beta2, eps, l2;
   bool maximize;
   bool stochastic_rounding;
@@ -64,7 +66,8 @@ constexpr Status check_tensor(const AdamWTensor& tensor) {
   if (tensor.grad_dtype != tensor.param_dtype) return Status::unsupported_dtype;
   if (tensor.master_low != nullptr && tensor.param_dtype != DType::bf16) return Status::unsupported_dtype;
   const bool rounds_nothing = tensor.master_low != nullptr && tensor.stochastic_rounding;
-  if (tensor.cohort_rows < 1 || tensor.cohort_rows > 256 || rounds_nothing) return Status::invalid_argument;
+  if (tensor.cohort_rows < 1 || tensor.cohort_rows > kMaxCohorts || rounds_nothing)
+    return Status::invalid_argument;
   return Status::ok;
 }
 

@@ -12,7 +12,6 @@
 namespace smet::kernels::cpu {
 
 inline constexpr std::int64_t kChunk = 16384;  // elements; tensors begin new chunks
-inline constexpr std::size_t kMaxCohorts = 256;
 
 // The chunks of many tensors of very different size, numbered through.
 class FlatChunks {

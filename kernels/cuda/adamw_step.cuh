@@ -17,7 +17,6 @@ inline constexpr std::int64_t kStepChunk = 8LL * kStepThreads* Moments::kElement
 // with the compiler's own choice, they spill on sm_100 and sm_120.
 template <typename Compute>
 inline constexpr int kStepBlocks = sizeof(Compute) == 4 ? 4 : 3;
-inline constexpr int kMaxCohorts = 256;
 
 // How moments are stored: as they are computed, or as bf16 with random rounding. kElements: of a thread and
 // round.

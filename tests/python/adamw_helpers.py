@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the tests of CompactAdamW share: packed values without a layer, and distances in ulp."""
 
+import io
+
 import torch
 
 from smet import _C
@@ -35,6 +37,39 @@ def equal_bits(a, b):
 
 def same(snapshot_a, snapshot_b):
     return len(snapshot_a) == len(snapshot_b) and all(map(equal_bits, snapshot_a, snapshot_b))
+
+
+def threads_leave_equal_bytes(make_optimizer, between=lambda opt, step: None):
+    """Whether three steps of make_optimizer(generator) leave the same bytes with 1, 2 and 7 threads.
+
+    between(opt, step) is called after each.
+    """
+
+    def steps(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            generator = torch.Generator().manual_seed(7)
+            opt = make_optimizer(generator)
+            for step in range(3):
+                for p in (p for group in opt.param_groups for p in group["params"]):
+                    p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+                opt.step()
+                between(opt, step)
+            return snapshot(opt)
+        finally:
+            torch.set_num_threads(before)
+
+    one = steps(1)
+    return same(one, steps(2)) and same(one, steps(7))
+
+
+def through_file(saved):
+    """What torch.load, which runs no code, makes of it."""
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
 
 
 def ulp(size, dtype):

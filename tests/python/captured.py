@@ -122,9 +122,9 @@ class Run:
         return tensors | {"lr": self.lr.clone(), "counts": torch.tensor(counts), "ages": torch.tensor(ages)}
 
 
-def ordinary(steps, bad=(), **options):
-    """Step after step."""
-    run = Run(capturable=False, **options)
+def ordinary(steps, bad=(), capturable=False, **options):
+    """Step after step, nothing captured."""
+    run = Run(capturable=capturable, **options)
     for step in range(steps):
         run.opt.zero_grad()
         run.fill(step, bad)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from adamw_helpers import equal_bits, make_values, same, snapshot
+from adamw_helpers import equal_bits, make_values, same, snapshot, threads_leave_equal_bytes
 from smet import CompactAdamW
 
 
@@ -233,33 +233,20 @@ def test_s1_any_layout_of_parameter_and_gradient(param_layout, grad_layout):
     assert equal_bits(opts[0].state[p]["exp_avg"].contiguous(), opts[1].state[q]["exp_avg"])
 
 
-def big_step(threads, dtype):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        generator = torch.Generator().manual_seed(7)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_threads_1_2_7_equal_bytes(dtype):
+    def make_optimizer(generator):
         sizes = [300_001, 1, 17, 65_536, 100_003]
         params = [make_values(1000, 1000, n, dtype=dtype, generator=generator) for n in sizes]
         params.append(Parameter(torch.randn(301, 99, generator=generator).to(dtype)))
-        opt = CompactAdamW(params, stochastic_rounding=True)
-        for step in range(3):
-            for p in params:
-                p.grad = torch.randn(p.shape, generator=generator).to(dtype)
-            opt.step()
-            for p in params[:-1]:
-                state = opt.state[p]
-                state["cohort"][step::5] = step + 1
-                state["births"][step + 1] = state["step"]
-        return snapshot(opt)
-    finally:
-        torch.set_num_threads(before)
+        return CompactAdamW(params, stochastic_rounding=True)
 
+    def begin_cohort(opt, step):
+        for state in (opt.state[p] for p in opt.param_groups[0]["params"][:-1]):
+            state["cohort"][step::5] = step + 1
+            state["births"][step + 1] = state["step"]
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-def test_threads_1_2_7_equal_bytes(dtype):
-    one = big_step(1, dtype)
-    assert same(one, big_step(2, dtype))
-    assert same(one, big_step(7, dtype))
+    assert threads_leave_equal_bytes(make_optimizer, begin_cohort)
 
 
 def test_the_finite_check_sees_every_element_with_any_number_of_threads():

@@ -8,7 +8,7 @@ import torch
 from torch.nn import Parameter
 
 import smet
-from adamw_helpers import equal_bits, make_values, same, snapshot
+from adamw_helpers import equal_bits, make_values, same, snapshot, threads_leave_equal_bytes
 from smet import CompactAdamW
 from test_adamw_step import call, run
 
@@ -227,26 +227,12 @@ KEPT = ("values", "exp_avg", "exp_avg_sq", "cohort")
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_threads_1_2_7_equal_bytes(dtype):
-    def steps(threads):
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            generator = torch.Generator().manual_seed(7)
-            params = [
-                make_values(1000, 1000, n, dtype=dtype, generator=generator) for n in (300_001, 1, 17, 65_536)
-            ]
-            opt = CompactAdamW(params, moments="bf16", stochastic_rounding=True)
-            for _ in range(3):
-                for p in params:
-                    p.grad = torch.randn(p.shape, generator=generator).to(dtype)
-                opt.step()
-            return snapshot(opt)
-        finally:
-            torch.set_num_threads(before)
+    def make_optimizer(generator):
+        sizes = (300_001, 1, 17, 65_536)
+        params = [make_values(1000, 1000, n, dtype=dtype, generator=generator) for n in sizes]
+        return CompactAdamW(params, moments="bf16", stochastic_rounding=True)
 
-    one = steps(1)
-    assert same(one, steps(2))
-    assert same(one, steps(7))
+    assert threads_leave_equal_bytes(make_optimizer)
 
 
 def test_a_regression_trains_as_with_fp32_moments():

@@ -2,6 +2,7 @@
 """CompactAdamW(capturable=True): the ordinary step's results, also from replays of one captured step."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -23,18 +24,7 @@ OPTIONS = {
 }
 
 
-def eager(steps, bad=(), **options):
-    """capturable, but not captured."""
-    run = Run(capturable=True, **options)
-    for step in range(steps):
-        run.opt.zero_grad()
-        run.fill(step, bad)
-        run.step()
-        run.after()
-    return run
-
-
-@pytest.mark.parametrize("how", [eager, replayed])
+@pytest.mark.parametrize("how", [partial(ordinary, capturable=True), replayed], ids=["eager", "replayed"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_equals_the_ordinary_run(options, how):
     want, got = ordinary(17, **options), how(17, **options)
@@ -102,7 +92,7 @@ def test_refused():
 
 
 def test_births_of_another_run_are_refused_before_any_change():
-    run = eager(6)
+    run = ordinary(6, capturable=True)
     run.opt.state[run.net.up.values]["births"][1] = 9
     before = snapshot(run.opt)
     with pytest.raises(ValueError, match=r"cohort 1 of 'up.values' was born at step 9, not in 0 to 6"):

@@ -2,7 +2,6 @@
 """State of CompactAdamW: saved, loaded, copied, pickled; what does not fit is refused and changes nothing."""
 
 import copy
-import io
 import pickle
 import warnings
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from adamw_helpers import equal_bits, make_values, same, snapshot
+from adamw_helpers import equal_bits, make_values, same, snapshot, through_file
 from smet import _C, CompactAdamW
 
 
@@ -45,13 +44,6 @@ def train(opt, steps):
 
 def params_of(opt):
     return [p for group in opt.param_groups for p in group["params"]]
-
-
-def through_file(state_dict):
-    buffer = io.BytesIO()
-    torch.save(state_dict, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
 
 
 def reload(opt):

@@ -2,7 +2,6 @@
 """CompactAdamW(master_weights=True): bfloat16 parameters trained as float32 ones, for 2 bytes each."""
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch.nn import Parameter
 
 import smet
-from adamw_helpers import equal_bits, same, snapshot
+from adamw_helpers import equal_bits, same, snapshot, threads_leave_equal_bytes, through_file
 from checkpoint_helpers import Run, differences, tensors_of
 from smet import CompactAdamW
 from test_adamw_step import call, run
@@ -184,36 +183,15 @@ def test_any_layout():
 
 @pytest.mark.parametrize("moments", FORMATS)
 def test_threads_1_2_7_equal_bytes(moments):
-    def steps(threads):
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            generator = torch.Generator().manual_seed(7)
-            params = [
-                Parameter(torch.randn(shape, generator=generator).bfloat16())
-                for shape in ((301, 999), (1,), (17,), (64, 1024))
-            ]
-            opt = CompactAdamW(params, moments=moments, master_weights=True)
-            for _ in range(3):
-                for p in params:
-                    p.grad = torch.randn(p.shape, generator=generator).bfloat16()
-                opt.step()
-            return snapshot(opt)
-        finally:
-            torch.set_num_threads(before)
+    def make_optimizer(generator):
+        shapes = ((301, 999), (1,), (17,), (64, 1024))
+        params = [Parameter(torch.randn(shape, generator=generator).bfloat16()) for shape in shapes]
+        return CompactAdamW(params, moments=moments, master_weights=True)
 
-    one = steps(1)
-    assert same(one, steps(2)) and same(one, steps(7))
+    assert threads_leave_equal_bytes(make_optimizer)
 
 
 # Saving and loading
-
-
-def through_file(state_dict):
-    file = io.BytesIO()
-    torch.save(state_dict, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def take_params(source, target):

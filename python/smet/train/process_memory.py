@@ -44,7 +44,7 @@ def release() -> None:
 
 
 def return_large_blocks() -> None:
-    """From now on the C library gives blocks of 1 MB and more back to the system as soon as they are free.
+    """From now on the C library gives blocks of 256 KB and more back to the system as soon as they are free.
 
     glibc raises that limit to 32 MB by itself, and blocks of all sizes then lie between each other in one
     heap, which only grows: 0.2 GB of a 1b model. A fresh block costs its page faults, little against a wide
