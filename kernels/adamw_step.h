@@ -6,7 +6,7 @@
 
 namespace smet::kernels {
 
-inline constexpr int kMaxCohorts = 256;  // of one tensor: ids are bytes
+inline constexpr std::int64_t kMaxCohorts = 256;  // of one tensor: ids are bytes
 
 // One row per birth cohort, computed by the host in double for the current step (README, "The
 // method"):

@@ -44,8 +44,9 @@ Status sparse_linear_backward(const Executor& executor, const SparseLinearBackwa
 }  // namespace reference
 
 // The algorithm tile_spmm: tokens are the vector dimension (kernels/cpu/tile_plan.h). fp32 sums whose order
-// depends on the pattern, the number of tokens and the instruction set, never on threads: an element differs
-// from the exact sum by at most n eps sum |a b|, n being its number of products. f64 is unsupported_dtype.
+// depends on the pattern, the number of tokens and the instruction set, never on threads (nor do the bits,
+// but for the sign and payload of a NaN); dx may not share memory with x or dy. An element differs from the
+// exact sum by at most n eps sum |a b|, n being its number of products. f64 is unsupported_dtype.
 namespace cpu {
 Status sparse_linear(const Executor& executor, const SparseLinearArgs& args);
 Status sparse_linear_backward(const Executor& executor, const SparseLinearBackwardArgs& args);

@@ -19,6 +19,8 @@ struct Call {
   TileShape shape;
 
   std::int64_t bytes() const { return storage == Storage::f32 ? 4 : 2; }
+  // Tokens whose products the values gradient sums in registers.
+  std::int64_t pass_tokens() const { return shape.width * shape.tiles; }
 };
 
 // Token-major activations: `tokens` rows of `features` elements, `stride` elements apart.
@@ -161,18 +163,19 @@ struct Backward {
   }
 };
 
-// The values gradient of all threads after the input gradient of all threads, each with its own rows.
-void backward_together(const Call& call, const Backward& back) {
+// The tokens from `from` on, at the begin of a pass: the input gradient by all threads, then the values
+// gradient, in which each thread has its own rows.
+void backward_together(const Call& call, const Backward& back, std::int64_t from) {
   const Pattern& pattern = back.args.pattern;
   const std::int64_t width = call.shape.width;
   // Whole passes of the values gradient, so that its sums do not depend on where tokens are cut.
-  const std::int64_t pass = width * call.shape.tiles;
+  const std::int64_t pass = call.pass_tokens();
   const std::int64_t at_once =
       (std::max(call.shape.backward, call.executor.threads * width) + pass - 1) / pass * pass;
-  const std::int64_t tiles = tile_count(call, std::min(back.args.tokens, at_once));
+  const std::int64_t tiles = tile_count(call, std::min(back.args.tokens - from, at_once));
   const Scratch<float> packed_dy(tiles * pattern.rows * width);
   const Scratch<float> packed_x(back.rows == nullptr ? 0 : tiles * pattern.cols * width);
-  for (std::int64_t first = 0; first < back.args.tokens; first += at_once) {
+  for (std::int64_t first = from; first < back.args.tokens; first += at_once) {
     const std::int64_t tokens = std::min(at_once, back.args.tokens - first);
     const auto pack_x = [&](std::int64_t tile) {
       if (back.rows == nullptr) return;
@@ -197,67 +200,75 @@ void backward_together(const Call& call, const Backward& back) {
   }
 }
 
-// Each thread computes both gradients of whole passes of tokens, whose activations stay in its own cache, and
-// the passes' values gradients are added in their order: the sums of backward_together.
-void backward_apart(const Call& call, const Backward& back) {
+// sums[k] = (begins ? 0 : sums[k]) + parts[0][k] + parts[1][k] + ..., in this order.
+void add_parts(const Call& call, const float* parts, std::int64_t count, std::int64_t size, bool begins,
+               float* sums) {
+  constexpr std::int64_t kChunk = 4096;
+  for_chunks(call.executor, (size + kChunk - 1) / kChunk, [&](std::int64_t chunk) {
+    const std::int64_t begin = chunk * kChunk;
+    const std::int64_t end = std::min(size, begin + kChunk);
+    if (begins) std::copy(parts + begin, parts + end, sums + begin);
+    for (std::int64_t part = begins ? 1 : 0; part < count; ++part) {
+      const float* const of_part = parts + part * size;
+      for (std::int64_t k = begin; k < end; ++k) sums[k] += of_part[k];
+    }
+  });
+}
+
+// The first `passes`, a multiple of the threads: each thread computes both gradients of a whole pass, whose
+// activations stay in its own cache, and the passes' values gradients are added in their order. The sums are
+// those of backward_together, which meets a barrier and the other threads' caches twice in a few hundred
+// tokens.
+void backward_apart(const Call& call, const Backward& back, std::int64_t passes) {
   const Pattern& pattern = back.args.pattern;
-  const std::int64_t width = call.shape.width;
-  const std::int64_t pass = width * call.shape.tiles;
-  const std::int64_t passes = (back.args.tokens + pass - 1) / pass;
-  const std::int64_t at_once = std::min(passes, 2 * std::int64_t{call.executor.threads});
-  const std::int64_t lanes = lane_count(call.executor, at_once);
-  const std::int64_t x_size = pattern.cols * width;
-  const std::int64_t dy_size = pattern.rows * width;
-  const std::int64_t dx_size = back.columns == nullptr ? 0 : back.columns->grid().block * width;
-  const Scratch<float> packed_x(lanes * call.shape.tiles * x_size);
-  const Scratch<float> packed_dy(lanes * call.shape.tiles * dy_size);
-  const Scratch<float> dx(lanes * dx_size);
-  const Scratch<float> parts(at_once * pattern.nnz);
-  for (std::int64_t begin = 0; begin < passes; begin += at_once) {
-    const std::int64_t count = std::min(at_once, passes - begin);
-    for_units(call.executor, count, [&](std::int64_t lane, std::int64_t unit) {
+  const std::int64_t tiles = call.shape.tiles;
+  const std::int64_t pass = call.pass_tokens();
+  const std::int64_t threads = call.executor.threads;
+  const std::int64_t x_size = pattern.cols * call.shape.width;
+  const std::int64_t dy_size = pattern.rows * call.shape.width;
+  const std::int64_t dx_size = back.columns == nullptr ? 0 : back.columns->grid().block * call.shape.width;
+  const Scratch<float> packed_x(threads * tiles * x_size);
+  const Scratch<float> packed_dy(threads * tiles * dy_size);
+  const Scratch<float> dx(threads * dx_size);
+  const Scratch<float> parts(threads * pattern.nnz);
+  for (std::int64_t begin = 0; begin < passes; begin += threads) {
+    for_units(call.executor, threads, [&](std::int64_t lane, std::int64_t unit) {
       const std::int64_t first = (begin + unit) * pass;
       const std::int64_t tokens = std::min(pass, back.args.tokens - first);
-      const std::int64_t tiles = tile_count(call, tokens);
-      float* const x = packed_x.data() + lane * call.shape.tiles * x_size;
-      float* const dy = packed_dy.data() + lane * call.shape.tiles * dy_size;
-      for (std::int64_t tile = 0; tile < tiles; ++tile) {
-        pack(call, back.dy(call, first, tokens), tile, dy + tile * dy_size);
-        if (back.columns != nullptr) {
-          const Product product = back.input_gradient(call, first, tokens);
-          for (std::int64_t block = 0; block < back.columns->grid().blocks(); ++block) {
-            multiply_block(call, product, tile, block, dy + tile * dy_size, dx.data() + lane * dx_size);
-          }
-        }
+      float* const x = packed_x.data() + lane * tiles * x_size;
+      float* const dy = packed_dy.data() + lane * tiles * dy_size;
+      for (std::int64_t tile = 0; tile < tile_count(call, tokens); ++tile) {
         pack(call, back.x(call, first, tokens), tile, x + tile * x_size);
+        pack(call, back.dy(call, first, tokens), tile, dy + tile * dy_size);
+        if (back.columns == nullptr) continue;
+        const Product product = back.input_gradient(call, first, tokens);
+        for (std::int64_t block = 0; block < back.columns->grid().blocks(); ++block) {
+          multiply_block(call, product, tile, block, dy + tile * dy_size, dx.data() + lane * dx_size);
+        }
       }
-      const Samples samples = {*back.rows, x, dy, tiles, parts.data() + unit * pattern.nnz, false};
+      const Samples samples = {*back.rows, x, dy, tile_count(call, tokens), parts.data() + unit * pattern.nnz,
+                               false};
       for (std::int64_t block = 0; block < back.rows->grid().blocks(); ++block) {
         for (std::int64_t panel = 0; panel < back.rows->grid().panels(); ++panel) {
           sample_panel(call, samples, block, panel);
         }
       }
     });
-    constexpr std::int64_t kChunk = 4096;
-    for_chunks(call.executor, (pattern.nnz + kChunk - 1) / kChunk, [&](std::int64_t chunk) {
-      const std::int64_t end = std::min(pattern.nnz, (chunk + 1) * kChunk);
-      for (std::int64_t k = chunk * kChunk; k < end; ++k) {
-        float sum = begin > 0 ? back.dvalues[k] + parts.data()[k] : parts.data()[k];
-        for (std::int64_t unit = 1; unit < count; ++unit) sum += parts.data()[unit * pattern.nnz + k];
-        back.dvalues[k] = sum;
-      }
-    });
+    add_parts(call, parts.data(), threads, pattern.nnz, begin == 0, back.dvalues);
   }
 }
 
-// backward_together meets a barrier, and the other threads' caches, twice in a few hundred tokens. Apart,
-// every pass needs room for its values gradient: as much as for its activations at most.
-bool apart_pays(const Call& call, const Backward& back) {
+// Passes that go apart: every thread gets as many, whose values gradients take no more room than their
+// activations do, and both together what a thread keeps between calls.
+std::int64_t passes_apart(const Call& call, const Backward& back) {
   const Pattern& pattern = back.args.pattern;
-  const std::int64_t pass = call.shape.width * call.shape.tiles;
-  return back.rows != nullptr && call.executor.threads > 1 &&
-         back.args.tokens > pass * (call.executor.threads - 1) &&
-         pattern.nnz <= pass * (pattern.rows + pattern.cols);
+  const std::int64_t threads = call.executor.threads;
+  if (back.rows == nullptr || threads == 1) return 0;
+  const std::int64_t activations = call.pass_tokens() * (pattern.rows + pattern.cols);
+  const auto bytes = static_cast<std::size_t>(threads * (activations + pattern.nnz)) * sizeof(float);
+  if (pattern.nnz > activations || bytes > kKeptBytes) return 0;
+  const std::int64_t passes = (back.args.tokens + call.pass_tokens() - 1) / call.pass_tokens();
+  return passes / threads * threads;
 }
 
 void backward(const Call& call, const SparseLinearBackwardArgs& args, float* dvalues) {
@@ -272,7 +283,10 @@ void backward(const Call& call, const SparseLinearBackwardArgs& args, float* dva
     rows.emplace(call.executor, call.kernels, pattern, Side::rows, call.shape.gradient, nullptr, args.dtype);
   }
   const Backward back = {columns ? &*columns : nullptr, rows ? &*rows : nullptr, args, dvalues};
-  apart_pays(call, back) ? backward_apart(call, back) : backward_together(call, back);
+  const std::int64_t apart = passes_apart(call, back);
+  if (apart > 0) backward_apart(call, back, apart);
+  const std::int64_t rest = apart * call.pass_tokens();
+  if (rest < args.tokens) backward_together(call, back, rest);
 }
 
 }  // namespace

@@ -74,7 +74,7 @@ struct PanelRun {
   std::uint16_t* index;
   float* out;              // widened values
   std::uint32_t* next;     // transpose: scratch [cols]
-  std::uint32_t* counts;   // transpose: scratch [rows]
+  std::uint32_t* counts;   // transpose: scratch [rows], counts or words of the mask
   std::uint16_t* decoded;  // transpose: scratch [the panel's weights + kDecodeSlack]
 };
 

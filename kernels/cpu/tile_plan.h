@@ -29,8 +29,8 @@ struct TileShape {
   TileCut product;     // of forward and input gradient
   TileCut gradient;    // of the values gradient: a panel of x serves a block of rows before the next one
   std::int64_t tiles;  // that the values gradient sums in registers
-  // Tokens whose packed x and dy exist at a time in a backward pass, for each thread at least one tile: they
-  // should be in the L2 when the values gradient reads them.
+  // Tokens whose packed x and dy exist at a time in a backward pass that all threads make together, at least
+  // one tile for each of them.
   std::int64_t backward;
 };
 

@@ -7,7 +7,7 @@ namespace smet::kernels::cpu {
 namespace {
 
 // At least one block of rows for every thread, as far as there are rows: to decode, and for the values
-// gradient, which has no other units.
+// gradient, whose other units are panels.
 std::int64_t shared(std::int64_t block, std::int64_t rows, std::int64_t threads) {
   return std::min(block, std::max(kWordColumns, (rows + threads - 1) / threads));
 }
@@ -22,9 +22,8 @@ constexpr std::int64_t kNoPanel = std::int64_t{1} << 15;  // columns are 16-bit
 //   gradient  two panels of 96 columns, for two tiles of dy, and one row of each fit the L1: .48 at d = .25
 //             against .57 with one panel of 128, .26 at d = .1 against .38 with one of 256.
 //   block     of the gradient: at least 32 weights of a column, so that a panel's loading pays.
-//   backward  more than 256 tokens leave the L2: 512 take 8 % longer at d <= .1. With 128 threads wait for
-//   each
-//             other more often.
+//   backward  more than 256 tokens leave the L2: 512 take 8 % longer at d <= .1. With 128 threads wait
+//             for each other more often.
 TileShape of_8_lanes(double density) {
   return density >= .2    ? TileShape{64, 2, {128, 256}, {96, 128}, 2, 256}
          : density >= .08 ? TileShape{64, 2, {256, 256}, {96, 256}, 2, 256}
@@ -34,17 +33,15 @@ TileShape of_8_lanes(double density) {
 
 // By the same on a Sapphire Rapids with 48 KB of L1 and 2 MB of L2, one thread, as time of a dense product's
 // at 195 GFLOP/s. Eight vectors to a weight share its broadcast and index.
-//   product   a panel of 64 columns by 128 tokens is 32 KB, .70 of what the L1 delivers at d = .5; one of 96
-//   is
-//             all of the L1, .60. At d = .1 a row wants more weights to a panel: .26 with 128 columns, .30
-//             with 96 and .31 with 256. Below, every other cut is as fast: x comes from the L2.
+//   product   a panel of 64 columns by 128 tokens is 32 KB, .70 of what the L1 delivers at d = .5; one of
+//             96 is all of the L1, .60. At d = .1 a row wants more weights to a panel: .26 with 128 columns,
+//             .30 with 96 and .31 with 256. Below, every other cut is as fast: x comes from the L2.
 //   gradient  its reduction is paid once for two tiles, which with 32 columns fit the L1: 1.02 at d = .5
 //             (768x768), 1.10 with one tile of 64 columns, 1.16 with two. Rows of fewer weights want wider
 //             panels: .57 at d = .25 with two tiles of 64 columns (2048x2048), .60 with 32.
-//   backward  128 tokens where the products are quick: .58 ms at d = .01 (768x768), .68 with 256. Where they
-//   are
-//             slow, the gradient is read and written once in more of them: 1.15 with 512, 1.51 with 256
-//             (values gradient of 2048x2048 at d = .5).
+//   backward  128 tokens where the products are quick: .58 ms at d = .01 (768x768), .68 with 256. Where
+//             they are slow, the gradient is read and written once in more of them: 1.15 with 512, 1.51 with
+//             256 (values gradient of 2048x2048 at d = .5).
 TileShape of_16_lanes(double density) {
   return density >= .4    ? TileShape{128, 3, {64, 256}, {32, 256}, 2, 512}
          : density >= .2  ? TileShape{128, 3, {96, 512}, {64, 512}, 2, 512}

@@ -173,7 +173,8 @@ def test_j5_ctrl_c_within_a_topology_update_changes_nothing(one_thread):
     before = [tensor.clone() for tensor in interrupted[0].state_dict().values()]
     handler = signal.signal(signal.SIGPROF, signal.default_int_handler)
     try:
-        signal.setitimer(signal.ITIMER_PROF, 0.2 * min(seconds))  # of processor time, however busy the machine
+        # Of processor time, however busy the machine.
+        signal.setitimer(signal.ITIMER_PROF, 0.2 * min(seconds))
         with pytest.raises(KeyboardInterrupt) as caught:
             interrupted[2].step()
     finally:

@@ -83,7 +83,7 @@ inline std::int64_t decode_words(const std::uint32_t* words, std::int64_t count,
   return n;
 }
 
-// At least this share of kWordBits, about: the first rows stand for the panel.
+// Whether about `share` of every kWordBits positions are active or more: the first rows stand for the panel.
 inline bool has_share(const PanelRun& run, std::int64_t share) {
   const std::int64_t words = (run.cols + kWordBits - 1) / kWordBits;
   const std::int64_t rows = run.rows < 8 ? run.rows : 8;

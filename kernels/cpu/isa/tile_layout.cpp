@@ -21,9 +21,9 @@ struct Some {
 template <Storage storage, int count = kSide>
 using Elements = typename Some<Element<storage>, count>::Type;
 
-// body(token, feature) for every block of so many tokens and features. A line of the packed layout holds
-// kLine tokens: they run through all of their features together, that many streams, which the hardware
-// prefetches by itself; and each block of them through kRun features, so that it meets few pages at a time.
+// body(token, feature) for every block of so many tokens and features. The kLine tokens that share lines of
+// the packed layout go through all features before the next ones do: so many streams are prefetched by the
+// hardware. Where they are several blocks, each goes through kRun features and waits for the others.
 inline constexpr std::int64_t kLine = 16;
 inline constexpr std::int64_t kRun = 64;
 template <int block_tokens, int block_features, typename F>
@@ -98,7 +98,7 @@ inline Row every_other_four(Row a, Row b, Pack<i...> /*places*/) {
   return __builtin_shufflevector(a, b, (i / half * kSide + (i % half / 4 * 2 + odd) * 4 + i % 4)...);
 }
 
-// kAcross elements, and where a vector has room as many of four rows further down.
+// kAcross elements of a row; where a vector has room for more, those of the row four below follow.
 template <Storage storage>
 inline Row load_rows(const Element<storage>* from, std::int64_t stride) {
   if constexpr (sizeof(Elements<storage>) == sizeof(Elements<storage, kAcross>)) {
@@ -165,7 +165,7 @@ void pack(const PackRun& run) {
   }
 }
 
-// Eight tokens of y at a time: they lie in as many pages, and a core may know no more than sixteen to store
+// kAcross tokens of y at a time: they lie in as many pages, and a core may know no more than sixteen to store
 // to.
 template <Storage storage>
 void unpack(const UnpackRun& run) {

@@ -17,12 +17,13 @@ inline const float* one_register(const float* address) {
   return address;
 }
 
-// kVectors vectors of tokens of one row with `count` weights, kWays partial sums each. kWidth: tokens of a
-// tile, or 0 where only the run knows: a constant makes a column's place a shift.
+// kVectors vectors of tokens of one row with the weights [k, end), kWays partial sums each. kWidth: tokens of
+// a tile, or 0 where only the run knows: a constant makes a column's place a shift.
 template <int kVectors, std::int64_t kWidth>
-[[gnu::always_inline]] inline void spmm_row(const SpmmRun& run, const std::uint16_t* __restrict cols,
-                                            const float* __restrict values, std::int64_t count,
+[[gnu::always_inline]] inline void spmm_row(const SpmmRun& run, std::int64_t k, std::int64_t end,
                                             const float* x, float* __restrict y) {
+  const std::uint16_t* __restrict const cols = run.panel.cols;
+  const float* __restrict const values = run.values;
   constexpr int kWays = kVectors >= kSums ? 1 : kSums / kVectors;
   const std::int64_t width = kWidth > 0 ? kWidth : run.width;
   Vector sum[kWays][kVectors];
@@ -32,19 +33,18 @@ template <int kVectors, std::int64_t kWidth>
 #pragma GCC unroll 16
     for (int way = 1; way < kWays; ++way) sum[way][v] = Vector{};
   }
-  const auto add = [&](int way, std::int64_t k) __attribute__((always_inline)) {
-    const float* const tokens = one_register(x + cols[k] * width);
-    const float weight = values[k];
+  const auto add = [&](int way, std::int64_t weight) __attribute__((always_inline)) {
+    const float* const tokens = one_register(x + cols[weight] * width);
+    const float value = values[weight];
 #pragma GCC unroll 16
-    for (std::int64_t v = 0; v < kVectors; ++v) sum[way][v] += weight * load_aligned(tokens + v * kLanes);
+    for (std::int64_t v = 0; v < kVectors; ++v) sum[way][v] += value * load_aligned(tokens + v * kLanes);
   };
-  std::int64_t k = 0;
-  for (; k + kWays <= count; k += kWays) {
+  for (; k + kWays <= end; k += kWays) {
 #pragma GCC unroll 16
     for (int way = 0; way < kWays; ++way) add(way, k + way);
   }
   if constexpr (kWays > 1) {
-    for (; k < count; ++k) add(0, k);
+    for (; k < end; ++k) add(0, k);
   }
 #pragma GCC unroll 16
   for (std::int64_t v = 0; v < kVectors; ++v) {
@@ -61,8 +61,7 @@ void spmm_rows(const SpmmRun& run, std::int64_t part) {
     const std::uint32_t begin = run.panel.begin[row];
     const std::uint32_t end = run.panel.begin[row + 1];
     if (run.accumulate && begin == end) continue;
-    spmm_row<kVectors, kWidth>(run, run.panel.cols + begin, run.values + begin, end - begin, run.x + part,
-                               run.y + row * width + part);
+    spmm_row<kVectors, kWidth>(run, begin, end, run.x + part, run.y + row * width + part);
   }
 }
 
@@ -114,16 +113,16 @@ inline auto fold_both(V low, V high) {
 // sums[j] = (add ? sums[j] : 0) + the sum of sum[j]'s lanes, for kOutputs vectors.
 template <int kOutputs, typename V>
 inline void sum_lanes(const V* sum, bool add, float* sums) {
-  const V low = sum_fours(sum[0], sum[1], sum[2], sum[3]);
-  if constexpr (kOutputs == 8 && sizeof(V) == sizeof(Vector4)) {
+  if constexpr (kOutputs == 4) {
+    const Vector4 fresh = fold(sum_fours(sum[0], sum[1], sum[2], sum[3]));
+    store(sums, add ? load<Vector4>(sums) + fresh : fresh);
+  } else if constexpr (sizeof(V) == sizeof(Vector4)) {
     sum_lanes<4>(sum, add, sums);
     sum_lanes<4>(sum + 4, add, sums + 4);
-  } else if constexpr (kOutputs == 8) {
-    const auto fresh = fold_both(low, sum_fours(sum[4], sum[5], sum[6], sum[7]));
-    store(sums, add ? load<VectorOf<8>>(sums) + fresh : fresh);
   } else {
-    const Vector4 fresh = fold(low);
-    store(sums, add ? load<Vector4>(sums) + fresh : fresh);
+    const auto fresh =
+        fold_both(sum_fours(sum[0], sum[1], sum[2], sum[3]), sum_fours(sum[4], sum[5], sum[6], sum[7]));
+    store(sums, add ? load<VectorOf<8>>(sums) + fresh : fresh);
   }
 }
 
@@ -131,10 +130,9 @@ inline void sum_lanes(const V* sum, bool add, float* sums) {
 template <int kOutputs, std::int64_t kWidth>
 [[gnu::always_inline]] inline void dot(const SddmmRun& run, const std::uint16_t* cols, const float* dy,
                                        std::uint32_t count, float* out) {
-  const std::int64_t width = kWidth > 0 ? kWidth : run.width;
   const float* x[kOutputs];
 #pragma GCC unroll 8
-  for (std::uint32_t j = 0; j < kOutputs; ++j) x[j] = run.x + cols[j < count ? j : 0] * width;
+  for (std::uint32_t j = 0; j < kOutputs; ++j) x[j] = run.x + cols[j < count ? j : 0] * kWidth;
   Vector sum[kOutputs];
 #pragma GCC unroll 8
   for (int j = 0; j < kOutputs; ++j) sum[j] = Vector{};
@@ -142,7 +140,7 @@ template <int kOutputs, std::int64_t kWidth>
 #pragma GCC unroll 8
     for (int j = 0; j < kOutputs; ++j) x[j] = one_register(x[j]);
 #pragma GCC unroll 16
-    for (std::int64_t t = 0; t < width; t += kLanes) {
+    for (std::int64_t t = 0; t < kWidth; t += kLanes) {
       const Vector gradient = load_aligned(dy + t);
 #pragma GCC unroll 8
       for (int j = 0; j < kOutputs; ++j) sum[j] += gradient * load_aligned(x[j] + t);
@@ -161,18 +159,19 @@ template <int kOutputs, std::int64_t kWidth>
 // program knows where. 1.47 -> 1.10 of dense at d = .5 (2048x2048, values gradient).
 inline void prefetch_row(const SddmmRun& run, std::int64_t row) {
   if (row >= run.panel.rows) return;
+  const std::uint32_t count = run.panel.begin[row + 1] - run.panel.begin[row];
+  if (count == 0) return;
   const float* const out = run.out + run.packed[row];
   __builtin_prefetch(out, 1);
-  __builtin_prefetch(out + 16, 1);
+  __builtin_prefetch(out + (count - 1), 1);
 }
 
 template <std::int64_t kWidth>
 void sddmm_rows(const SddmmRun& run) {
-  const std::int64_t width = kWidth > 0 ? kWidth : run.width;
   for (std::int64_t row = 0; row < run.panel.rows; ++row) {
     prefetch_row(run, row + 8);
     const std::uint16_t* cols = run.panel.cols + run.panel.begin[row];
-    const float* const dy = run.dy + row * width;
+    const float* const dy = run.dy + row * kWidth;
     float* out = run.out + run.packed[row];
     std::uint32_t left = run.panel.begin[row + 1] - run.panel.begin[row];
     for (; left > 4; cols += 8, out += 8) {
@@ -184,11 +183,18 @@ void sddmm_rows(const SddmmRun& run) {
   }
 }
 
-// The widths that tile_shape.cpp gives many tokens have loops of their own.
+// Every width that tile_shape gives has a loop of its own.
 void sddmm(const SddmmRun& run) {
-  if (run.width == 128) return sddmm_rows<128>(run);
-  if (run.width == 64) return sddmm_rows<64>(run);
-  sddmm_rows<0>(run);
+  switch (run.width) {
+    case 128:
+      return sddmm_rows<128>(run);
+    case 64:
+      return sddmm_rows<64>(run);
+    case 32:
+      return sddmm_rows<32>(run);
+    default:
+      return sddmm_rows<16>(run);
+  }
 }
 
 }  // namespace

@@ -62,8 +62,8 @@ struct Count<0, numbers...> {
 };
 using LanePlaces = typename Count<kLanes>::Type;
 
-// Every four lanes become a[from] b[from] a[from + 1] b[from + 1], or a[from] a[from + 1] b[from] b[from +
-// 1].
+// Every four lanes become a[from] b[from] a[from + 1] b[from + 1], or
+// a[from] a[from + 1] b[from] b[from + 1].
 template <int from, int... i>
 inline Vector interleave(Vector a, Vector b, Pack<i...> /*places*/) {
   return __builtin_shufflevector(a, b, (i / 4 * 4 + from + i % 4 / 2 + i % 2 * kLanes)...);

@@ -12,7 +12,9 @@ uses() { objdump -d --no-show-raw-insn "$2" | grep -E "$1" -m 1 >/dev/null; }
 # A function with tens of scalar products: a group's loop, unrolled. fp16, converted in scalars, has them.
 has_scalar_group() {
   objdump -d --no-show-raw-insn "$1" |
-    awk '/^[0-9a-f]+ </ { n = 0; fp16 = /F16/ } /mulss/ && !fp16 && ++n > 40 { found = 1 } END { exit !found }'
+    awk '/^[0-9a-f]+ </ { n = 0; fp16 = /F16/ }
+         /mulss/ && !fp16 && ++n > 40 { found = 1 }
+         END { exit !found }'
 }
 products=
 for object in "$@"; do

@@ -185,20 +185,21 @@ TEST(TileSpmm, ThreadsDoNotMatter) {
   for (const Problem& problem : {Problem{"dense half", 700, 300, .5}, Problem{"quarter", 300, 700, .25},
                                  Problem{"sparse", 700, 900, .03}}) {
     const Topology topology = make_topology(problem);
-    for (const std::int64_t tokens : {5, 130, 1100}) {
-      const Layer layer(topology, DType::f32, tokens, 0);
+    for (const auto& [tokens, dtype] :
+         {std::pair{5, DType::f32}, {130, DType::f32}, {2100, DType::f32}, {700, DType::bf16}}) {
+      const Layer layer(topology, dtype, tokens, 0);
       const Executor executors[] = {executor_of<1>(), executor_of<2>(), executor_of<7>()};
       std::vector<Bytes> results[3];
       for (int i = 0; i < 3; ++i) {
-        Bytes y = untouched(DType::f32, tokens * topology.rows);
-        Bytes dx = untouched(DType::f32, tokens * topology.cols);
-        Bytes dvalues = untouched(DType::f32, topology.nnz);
+        Bytes y = untouched(dtype, tokens * topology.rows);
+        Bytes dx = untouched(dtype, tokens * topology.cols);
+        Bytes dvalues = untouched(dtype, topology.nnz);
         ASSERT_EQ(kernels::cpu::sparse_linear(executors[i], layer.forward(y)), Status::ok);
         ASSERT_EQ(kernels::cpu::sparse_linear_backward(executors[i], layer.backward(&dx, &dvalues)),
                   Status::ok);
         // One gradient at a time gives the same bits as both together.
-        Bytes dx_alone = untouched(DType::f32, tokens * topology.cols);
-        Bytes dvalues_alone = untouched(DType::f32, topology.nnz);
+        Bytes dx_alone = untouched(dtype, tokens * topology.cols);
+        Bytes dvalues_alone = untouched(dtype, topology.nnz);
         ASSERT_EQ(kernels::cpu::sparse_linear_backward(executors[i], layer.backward(&dx_alone, nullptr)),
                   Status::ok);
         ASSERT_EQ(kernels::cpu::sparse_linear_backward(executors[i], layer.backward(nullptr, &dvalues_alone)),
