@@ -74,6 +74,12 @@ void multiply_block(const Call& call, const Product& product, std::int64_t tile,
        at(product.y, first * product.y_stride + row, call.bytes()), product.y_stride});
 }
 
+void multiply_tile(const Call& call, const Product& product, std::int64_t tile, const float* x, float* y) {
+  for (std::int64_t block = 0; block < product.plan.grid().blocks(); ++block) {
+    multiply_block(call, product, tile, block, x, y);
+  }
+}
+
 // Each lane packs a tile and multiplies all of its blocks. With fewer tiles than threads the blocks of a tile
 // are shared out instead, over x packed beforehand. `packed`: null, or room for all tiles of x, kept.
 // beside(tile) is run once for every tile, in parallel.
@@ -91,9 +97,7 @@ void multiply(const Call& call, const Product& product, float* packed, Beside&& 
       float* const panel = packed == nullptr ? x.data() + lane * x_size : packed + tile * x_size;
       beside(tile);
       pack(call, product.x, tile, panel);
-      for (std::int64_t block = 0; block < grid.blocks(); ++block) {
-        multiply_block(call, product, tile, block, panel, y.data() + lane * y_size);
-      }
+      multiply_tile(call, product, tile, panel, y.data() + lane * y_size);
     });
     return;
   }
@@ -241,10 +245,8 @@ void backward_apart(const Call& call, const Backward& back, std::int64_t passes)
         pack(call, back.x(call, first, tokens), tile, x + tile * x_size);
         pack(call, back.dy(call, first, tokens), tile, dy + tile * dy_size);
         if (back.columns == nullptr) continue;
-        const Product product = back.input_gradient(call, first, tokens);
-        for (std::int64_t block = 0; block < back.columns->grid().blocks(); ++block) {
-          multiply_block(call, product, tile, block, dy + tile * dy_size, dx.data() + lane * dx_size);
-        }
+        multiply_tile(call, back.input_gradient(call, first, tokens), tile, dy + tile * dy_size,
+                      dx.data() + lane * dx_size);
       }
       const Samples samples = {*back.rows, x, dy, tile_count(call, tokens), parts.data() + unit * pattern.nnz,
                                false};

@@ -83,15 +83,16 @@ inline std::int64_t decode_words(const std::uint32_t* words, std::int64_t count,
   return n;
 }
 
-// Whether about `share` of every kWordBits positions are active or more: the first rows stand for the panel.
-inline bool has_share(const PanelRun& run, std::int64_t share) {
+// Active positions of kWordBits, on average: the first rows stand for the panel.
+inline std::int64_t active_share(const PanelRun& run) {
   const std::int64_t words = (run.cols + kWordBits - 1) / kWordBits;
   const std::int64_t rows = run.rows < 8 ? run.rows : 8;
+  if (rows * words == 0) return 0;
   std::int64_t bits = 0;
   for (std::int64_t row = 0; row < rows; ++row) {
     for (std::int64_t w = 0; w < words; ++w) bits += count_word(run.words[row * run.words_per_row + w]);
   }
-  return bits >= rows * words * share;
+  return bits / (rows * words);
 }
 
 // `count` widened values from `from`, of which `readable` may be read.
@@ -109,7 +110,7 @@ template <Storage storage>
 std::uint32_t decode(const PanelRun& run) {
   const auto* const values = static_cast<const typename Stored<storage>::Type*>(run.values);
   const std::int64_t words = (run.cols + kWordBits - 1) / kWordBits;
-  const bool sparse = !has_share(run, kSparseBits);
+  const bool sparse = active_share(run) < kSparseBits;
   std::uint32_t at = run.first;
   for (std::int64_t row = 0; row < run.rows; ++row) {
     const std::uint32_t* const row_words = run.words + row * run.words_per_row;
@@ -170,10 +171,9 @@ inline std::uint32_t gather_columns(const PanelRun& run, const float* values) {
 
 // A counting sort by column; rows stay in order.
 template <Storage storage>
-std::uint32_t sort_by_column(const PanelRun& run) {
+std::uint32_t sort_by_column(const PanelRun& run, bool sparse) {
   const auto* const values = static_cast<const typename Stored<storage>::Type*>(run.values);
   const std::int64_t words = (run.cols + kWordBits - 1) / kWordBits;
-  const bool sparse = !has_share(run, kSparseBits);
   for (std::int64_t col = 0; col < run.cols; ++col) run.next[col] = 0;
   std::uint16_t* decoded = run.decoded;
   for (std::int64_t row = 0; row < run.rows; ++row) {
@@ -206,12 +206,13 @@ std::uint32_t sort_by_column(const PanelRun& run) {
 
 template <Storage storage>
 std::uint32_t transpose(const PanelRun& run) {
+  const std::int64_t share = active_share(run);
 #ifdef __AVX512VBMI2__
   if constexpr (storage == Storage::f32) {
-    if (has_share(run, kGatherBits)) return gather_columns(run, static_cast<const float*>(run.values));
+    if (share >= kGatherBits) return gather_columns(run, static_cast<const float*>(run.values));
   }
 #endif
-  return sort_by_column<storage>(run);
+  return sort_by_column<storage>(run, share < kSparseBits);
 }
 
 }  // namespace

@@ -11,8 +11,10 @@ constexpr int kSums = 8;
 
 // Keeps an address in one register. Left to itself the compiler gives every vector an address of base and
 // index, and an AVX-512 multiply-add with an indexed operand is two operations of the processor: .64 instead
-// of .70 of what the L1 delivers (768x768, d = .5).
-inline const float* one_register(const float* address) {
+// of .70 of what the L1 delivers (768x768, d = .5). A row's own addresses it computes one by one: 3 to 5 % of
+// a product.
+template <typename T>
+inline T* one_register(T* address) {
   asm("" : "+r"(address));
   return address;
 }
@@ -27,6 +29,7 @@ template <int kVectors, std::int64_t kWidth>
   constexpr int kWays = kVectors >= kSums ? 1 : kSums / kVectors;
   const std::int64_t width = kWidth > 0 ? kWidth : run.width;
   Vector sum[kWays][kVectors];
+  y = one_register(y);
 #pragma GCC unroll 16
   for (std::int64_t v = 0; v < kVectors; ++v) {
     sum[0][v] = run.accumulate ? load_aligned(y + v * kLanes) : Vector{};
@@ -46,6 +49,7 @@ template <int kVectors, std::int64_t kWidth>
   if constexpr (kWays > 1) {
     for (; k < end; ++k) add(0, k);
   }
+  y = one_register(y);
 #pragma GCC unroll 16
   for (std::int64_t v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 16
@@ -55,7 +59,8 @@ template <int kVectors, std::int64_t kWidth>
 }
 
 template <int kVectors, std::int64_t kWidth>
-void spmm_rows(const SpmmRun& run, std::int64_t part) {
+void spmm_rows(const SpmmRun& of, std::int64_t part) {
+  const SpmmRun run = of;  // a copy: what is stored could be `of` for all that the compiler knows
   const std::int64_t width = kWidth > 0 ? kWidth : run.width;
   for (std::int64_t row = 0; row < run.panel.rows; ++row) {
     const std::uint32_t begin = run.panel.begin[row];
@@ -126,33 +131,81 @@ inline void sum_lanes(const V* sum, bool add, float* sums) {
   }
 }
 
-// kOutputs neighbouring weights of one row, all tiles; only the first `count` exist, the others repeat one.
-template <int kOutputs, std::int64_t kWidth>
-[[gnu::always_inline]] inline void dot(const SddmmRun& run, const std::uint16_t* cols, const float* dy,
-                                       std::uint32_t count, float* out) {
-  const float* x[kOutputs];
-#pragma GCC unroll 8
-  for (std::uint32_t j = 0; j < kOutputs; ++j) x[j] = run.x + cols[j < count ? j : 0] * kWidth;
-  Vector sum[kOutputs];
-#pragma GCC unroll 8
-  for (int j = 0; j < kOutputs; ++j) sum[j] = Vector{};
-  for (std::int64_t tile = 0; tile < run.tiles; ++tile) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kOutputs; ++j) x[j] = one_register(x[j]);
+// The same for the first kCount sums, which may be fewer than the vectors.
+template <int kCount>
+inline void add_sums(const float* fresh, bool add, float* sums) {
+  if constexpr (kCount >= 4) {
+    const auto four = load<Vector4>(fresh);
+    store(sums, add ? load<Vector4>(sums) + four : four);
+    add_sums<kCount - 4>(fresh + 4, add, sums + 4);
+  } else {
+#pragma GCC unroll 4
+    for (int j = 0; j < kCount; ++j) sums[j] = add ? sums[j] + fresh[j] : fresh[j];
+  }
+}
+
+// A row of dy. kTiles > 0: that many tiles, kept in registers for all weights of the row; else as many as the
+// run has, loaded for every group of weights.
+template <std::int64_t kWidth, int kTiles>
+class GradientRow {
+ public:
+  static constexpr std::int64_t kVectors = kWidth / kLanes;  // of a tile
+
+  [[gnu::always_inline]] GradientRow(const SddmmRun& run, std::int64_t row) : dy_(run.dy + row * kWidth) {
+#pragma GCC unroll 2
+    for (std::int64_t tile = 0; tile < kTiles; ++tile) {
+      const float* const of_tile = one_register(dy_ + tile * run.dy_stride);
 #pragma GCC unroll 16
-    for (std::int64_t t = 0; t < kWidth; t += kLanes) {
-      const Vector gradient = load_aligned(dy + t);
+      for (std::int64_t v = 0; v < kVectors; ++v)
+        kept_[tile * kVectors + v] = load_aligned(of_tile + v * kLanes);
+    }
+  }
+  [[gnu::always_inline]] Vector at(const SddmmRun& run, std::int64_t tile, std::int64_t v) const {
+    if constexpr (kTiles > 0) return kept_[tile * kVectors + v];
+    return load_aligned(dy_ + tile * run.dy_stride + v * kLanes);
+  }
+
+ private:
+  const float* dy_;
+  Vector kept_[kTiles > 0 ? kTiles* kVectors : 1];
+};
+
+// kCount neighbouring weights of one row, all tiles.
+template <int kCount, std::int64_t kWidth, int kTiles>
+[[gnu::always_inline]] inline void dot(const SddmmRun& run, const GradientRow<kWidth, kTiles>& dy,
+                                       const std::uint16_t* cols, float* out) {
+  constexpr int kSumVectors = kCount > 4 ? 8 : 4;
+  const float* x[kCount];
 #pragma GCC unroll 8
-      for (int j = 0; j < kOutputs; ++j) sum[j] += gradient * load_aligned(x[j] + t);
+  for (int j = 0; j < kCount; ++j) x[j] = run.x + cols[j] * kWidth;
+  Vector sum[kSumVectors];
+#pragma GCC unroll 8
+  for (int j = 0; j < kSumVectors; ++j) sum[j] = Vector{};
+  const auto add_tile = [&](std::int64_t tile) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kCount; ++j) x[j] = one_register(x[j]);
+#pragma GCC unroll 16
+    for (std::int64_t v = 0; v < kWidth / kLanes; ++v) {
+      const Vector gradient = dy.at(run, tile, v);
+#pragma GCC unroll 8
+      for (int j = 0; j < kCount; ++j) sum[j] += gradient * load_aligned(x[j] + v * kLanes);
     }
 #pragma GCC unroll 8
-    for (int j = 0; j < kOutputs; ++j) x[j] += run.x_stride;
-    dy += run.dy_stride;
+    for (int j = 0; j < kCount; ++j) x[j] += run.x_stride;
+  };
+  if constexpr (kTiles > 0) {
+    add_tile(0);
+    if constexpr (kTiles > 1) add_tile(1);
+  } else {
+    for (std::int64_t tile = 0; tile < run.tiles; ++tile) add_tile(tile);
   }
-  if (count == kOutputs) return sum_lanes<kOutputs>(sum, run.accumulate, out);
-  float sums[kOutputs];
-  sum_lanes<kOutputs>(sum, false, sums);
-  for (std::uint32_t j = 0; j < count; ++j) out[j] = run.accumulate ? out[j] + sums[j] : sums[j];
+  if constexpr (kCount == kSumVectors) {
+    sum_lanes<kCount>(sum, run.accumulate, out);
+  } else {
+    float sums[kSumVectors];
+    sum_lanes<kSumVectors>(sum, false, sums);
+    add_sums<kCount>(sums, run.accumulate, out);
+  }
 }
 
 // A row's weights of the panel are one or two lines of `out`, pages away from the next row's: nothing but the
@@ -166,34 +219,52 @@ inline void prefetch_row(const SddmmRun& run, std::int64_t row) {
   __builtin_prefetch(out + (count - 1), 1);
 }
 
-template <std::int64_t kWidth>
-void sddmm_rows(const SddmmRun& run) {
+// The last weights of a row, fewer than eight: a loop of their own for each number.
+template <int kCount, std::int64_t kWidth, int kTiles>
+[[gnu::always_inline]] inline void dot_rest(const SddmmRun& run, const GradientRow<kWidth, kTiles>& dy,
+                                            const std::uint16_t* cols, std::uint32_t count, float* out) {
+  if constexpr (kCount > 0) {
+    if (count == kCount) return dot<kCount>(run, dy, cols, out);
+    dot_rest<kCount - 1>(run, dy, cols, count, out);
+  }
+}
+
+template <std::int64_t kWidth, int kTiles>
+void sddmm_rows(const SddmmRun& of) {
+  const SddmmRun run = of;  // a copy: what is stored could be `of` for all that the compiler knows
   for (std::int64_t row = 0; row < run.panel.rows; ++row) {
     prefetch_row(run, row + 8);
-    const std::uint16_t* cols = run.panel.cols + run.panel.begin[row];
-    const float* const dy = run.dy + row * kWidth;
-    float* out = run.out + run.packed[row];
     std::uint32_t left = run.panel.begin[row + 1] - run.panel.begin[row];
-    for (; left > 4; cols += 8, out += 8) {
-      const std::uint32_t count = left < 8 ? left : 8;
-      dot<8, kWidth>(run, cols, dy, count, out);
-      left -= count;
-    }
-    if (left > 0) dot<4, kWidth>(run, cols, dy, left, out);
+    if (left == 0) continue;
+    const GradientRow<kWidth, kTiles> dy(run, row);
+    const std::uint16_t* cols = run.panel.cols + run.panel.begin[row];
+    float* out = run.out + run.packed[row];
+    for (; left >= 8; left -= 8, cols += 8, out += 8) dot<8>(run, dy, cols, out);
+    dot_rest<7>(run, dy, cols, left, out);
   }
+}
+
+// Eight sums and two tiles of 128 tokens are 24 registers; other instruction sets have sixteen.
+template <std::int64_t kWidth>
+void sddmm_tiles(const SddmmRun& run) {
+  if constexpr (kLanes == 16) {
+    if (run.tiles == 1) return sddmm_rows<kWidth, 1>(run);
+    if (run.tiles == 2) return sddmm_rows<kWidth, 2>(run);
+  }
+  sddmm_rows<kWidth, 0>(run);
 }
 
 // Every width that tile_shape gives has a loop of its own.
 void sddmm(const SddmmRun& run) {
   switch (run.width) {
     case 128:
-      return sddmm_rows<128>(run);
+      return sddmm_tiles<128>(run);
     case 64:
-      return sddmm_rows<64>(run);
+      return sddmm_tiles<64>(run);
     case 32:
-      return sddmm_rows<32>(run);
+      return sddmm_tiles<32>(run);
     default:
-      return sddmm_rows<16>(run);
+      return sddmm_tiles<16>(run);
   }
 }
 
