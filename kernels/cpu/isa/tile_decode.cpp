@@ -180,10 +180,10 @@ std::uint32_t sort_by_column(const PanelRun& run) {
   std::uint16_t* decoded = run.decoded;
   for (std::int64_t row = 0; row < run.rows; ++row) {
     const std::int64_t count = decode_words(run.words + row * run.words_per_row, words, bare, decoded);
-    for (std::int64_t i = 0; i < count; ++i) ++run.next[decoded[i]];
     run.counts[row] = static_cast<std::uint32_t>(count);
     decoded += count;
   }
+  for (const std::uint16_t* col = run.decoded; col < decoded; ++col) ++run.next[*col];
   std::uint32_t at = run.first;
   for (std::int64_t col = 0; col < run.cols; ++col) {
     const std::uint32_t count = run.next[col];
