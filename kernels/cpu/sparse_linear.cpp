@@ -62,9 +62,9 @@ void multiply_block(const Call& call, const Product& product, std::int64_t tile,
   const std::int64_t width = call.shape.width;
   const std::int64_t rows = grid.block_rows(block);
   for (std::int64_t panel = 0; panel < grid.panels(); ++panel) {
-    call.kernels.tile_products->spmm[call.shape.pass]({product.plan.panel(block, panel),
-                                                       product.plan.values(), x + panel * grid.panel * width,
-                                                       y, width, panel > 0});
+    call.kernels.tile_products->spmm[call.shape.pass](
+        {product.plan.panel(block, panel), product.plan.order(block, panel), product.plan.values(),
+         x + panel * grid.panel * width, y, width, panel > 0});
   }
   const std::int64_t first = tile * width;
   const std::int64_t row = block * grid.block;

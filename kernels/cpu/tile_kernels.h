@@ -11,16 +11,18 @@
 
 namespace smet::kernels::cpu {
 
-// Rows of one panel: the weights of row r are [begin[r], begin[r + 1]) of cols and values.
+// Rows of one panel: the weights of the i-th are [begin[i], begin[i + 1]) of cols and values.
 struct PanelRows {
   const std::uint32_t* begin;
   std::int64_t rows;
   const std::uint16_t* cols;
 };
 
-// y[r][t] = (accumulate ? y[r][t] : 0) + sum of values[k] x[cols[k]][t]
+// y[order[i]][t] = (accumulate ? itself : 0) + sum of values[k] x[cols[k]][t] over the i-th row's weights.
+// Rows come by their number of weights: nothing predicts where the loops over rows of changing length end.
 struct SpmmRun {
   PanelRows panel;
+  const std::uint16_t* order;
   const float* values;
   const float* x;  // packed, at the panel's first column
   float* y;        // packed, [rows][width]
@@ -31,10 +33,11 @@ struct SpmmRun {
 inline constexpr int kPassTokens[] = {16, 32, 64, 128};
 inline constexpr int kPasses = 4;
 
-// out[packed[r] + k - begin[r]] = (accumulate ? itself : 0) + sum over tiles and tokens of dy[r] x[cols[k]]
+// out[packed[i] + k - begin[i]] = (accumulate ? itself : 0) + sum over tiles and tokens of dy[order[i]]
+// x[cols[k]]
 struct SddmmRun {
   PanelRows panel;
-  const std::uint32_t* packed;  // [rows] index in packed order of the row's first weight of the panel
+  const std::uint32_t* packed;  // [rows] index in packed order of the first weight of order[i] in the panel
   const float* x;               // packed, at the panel's first column
   const float* dy;              // packed, at row 0
   std::int64_t width;
@@ -58,10 +61,10 @@ struct UnpackRun {
   std::int64_t stride;
 };
 
-// A panel of W, rows x cols from a column that begins a mask word, in either order. Weights are counted from
-// `first` on; up to kDecodeSlack elements of `index` and `out` beyond the last are overwritten.
-//   decode     row r has [begin[r], begin[r + 1]), index = columns of the panel, ascending
-//   transpose  column c has [begin[c], begin[c + 1]), index = rows of the panel, ascending
+// A panel of W, rows x cols from a column that begins a mask word, in either direction. Weights are counted
+// from `first` on; up to kDecodeSlack elements of `index` and `out` beyond the last are overwritten.
+//   decode     the i-th row has [begin[i], begin[i + 1]), index = columns of the panel, ascending
+//   transpose  the i-th column has [begin[i], begin[i + 1]), index = rows of the panel, ascending
 inline constexpr std::int64_t kDecodeSlack = 32;
 struct PanelRun {
   const std::uint32_t* words;  // of row 0, at the panel's first column
@@ -71,9 +74,10 @@ struct PanelRun {
   std::int64_t nnz;
   std::uint32_t first;
   std::uint32_t* begin;
+  std::uint16_t* order;  // which row or column is the i-th: by their number of weights. Null: as they are
   std::uint16_t* index;
   float* out;              // widened values
-  std::uint32_t* next;     // transpose: scratch [cols]
+  std::uint32_t* lengths;  // scratch [rows or cols]
   std::uint32_t* counts;   // transpose: scratch [rows], counts or words of the mask
   std::uint16_t* decoded;  // transpose: scratch [the panel's weights + kDecodeSlack]
 };

@@ -69,7 +69,8 @@ TilePlan::TilePlan(const Executor& executor, const IsaKernels& kernels, const Pa
   const std::int64_t blocks = grid_.blocks();
   const std::int64_t entries = blocks * grid_.panels() * (grid_.block + 1);
   begin_ = Scratch<std::uint32_t>(entries);
-  if (side == Side::rows) packed_ = Scratch<std::uint32_t>(entries);
+  if (values == nullptr) packed_ = Scratch<std::uint32_t>(entries);
+  if (values != nullptr) order_ = Scratch<std::uint16_t>(entries);
   // Slack between blocks: decoding writes beyond the last weight.
   const Scratch<std::uint32_t> first = first_weights(executor, pattern, side);
   const std::int64_t size = pattern.nnz + (blocks + 1) * kDecodeSlack;
@@ -103,7 +104,7 @@ TilePlan::TilePlan(const Executor& executor, const IsaKernels& kernels, const Pa
 }
 
 TilePlan::LaneSizes TilePlan::lane_sizes(Side side, std::int64_t widest) const {
-  if (side == Side::rows) return {grid_.block, 0};
+  if (side == Side::rows) return {2 * grid_.block, 0};
   return {2 * std::min(grid_.panel, grid_.cols) + grid_.block, widest + kDecodeSlack};
 }
 
@@ -111,6 +112,7 @@ TilePlan::LaneSizes TilePlan::lane_sizes(Side side, std::int64_t widest) const {
 void TilePlan::decode_block(Decode decode, const Pattern& pattern, std::int64_t block, PanelRun run) {
   const std::int64_t row = block * grid_.block;
   run.rows = grid_.block_rows(block);
+  run.lengths = run.cursor + grid_.block;
   for (std::int64_t r = 0; r < run.rows; ++r) {
     run.cursor[r] = first_weight(pattern, row + r, 0);
   }
@@ -118,7 +120,11 @@ void TilePlan::decode_block(Decode decode, const Pattern& pattern, std::int64_t 
     run.words = pattern.mask + row * run.words_per_row + panel * grid_.panel / kWordColumns;
     run.cols = grid_.panel_cols(panel);
     run.begin = begin_.data() + entry(block, panel);
-    std::copy(run.cursor, run.cursor + run.rows, packed_.data() + entry(block, panel));
+    if (run.values == nullptr) {
+      std::copy(run.cursor, run.cursor + run.rows, packed_.data() + entry(block, panel));
+    } else {
+      run.order = order_.data() + entry(block, panel);
+    }
     run.first = decode(run);
   }
 }
@@ -129,12 +135,13 @@ void TilePlan::transpose_block(Decode transpose, const Pattern& pattern, std::in
   const std::int64_t panel_rows = std::min(grid_.panel, grid_.cols);
   run.cols = grid_.block_rows(block);
   run.counts = run.cursor + panel_rows;
-  run.next = run.counts + panel_rows;
+  run.lengths = run.counts + panel_rows;
   for (std::int64_t panel = 0; panel < grid_.panels(); ++panel) {
     const std::int64_t row = panel * grid_.panel;
     run.rows = grid_.panel_cols(panel);
     run.words = pattern.mask + row * run.words_per_row + word;
     run.begin = begin_.data() + entry(block, panel);
+    run.order = order_.data() + entry(block, panel);
     for (std::int64_t r = 0; r < run.rows; ++r) run.cursor[r] = first_weight(pattern, row + r, word);
     run.first = transpose(run);
   }

@@ -4,7 +4,8 @@
 //   for each tile of tokens            [features][tile] fp32, in the L2 cache
 //     for each block of output rows    [block][tile] of y stays in the L2 cache
 //       for each panel of columns      [panel][tile] of x stays in the L1 cache
-//         for each row of the block    its weights of the panel: one broadcast each
+//         for each row of the block    its weights of the panel: one broadcast each; rows by their number of
+//         them
 //
 // A TilePlan is W, or its transpose, in that order: 16-bit columns counted from the panel's first one, and
 // fp32 values. It lives for one call. Results do not depend on who computes what: a sum's order is given by
@@ -64,7 +65,11 @@ class TilePlan {
   PanelRows panel(std::int64_t block, std::int64_t panel) const {
     return {begin_.data() + entry(block, panel), grid_.block_rows(block), index_.data()};
   }
-  // Index in packed order of the first weight of each of those rows (side rows only).
+  // Which rows they are (plans with values only; those without have them as they are).
+  const std::uint16_t* order(std::int64_t block, std::int64_t panel) const {
+    return order_.data() + entry(block, panel);
+  }
+  // Index in packed order of the first weight of each of those rows (plans without values only).
   const std::uint32_t* packed(std::int64_t block, std::int64_t panel) const {
     return packed_.data() + entry(block, panel);
   }
@@ -89,7 +94,7 @@ class TilePlan {
   TileGrid grid_;
   std::int64_t (*count_bits_)(const std::uint32_t* words, std::int64_t count);
   Scratch<std::uint32_t> begin_, packed_;
-  Scratch<std::uint16_t> index_;
+  Scratch<std::uint16_t> order_, index_;
   Scratch<float> values_;
 };
 

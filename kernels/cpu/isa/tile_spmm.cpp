@@ -62,11 +62,11 @@ template <int kVectors, std::int64_t kWidth>
 void spmm_rows(const SpmmRun& of, std::int64_t part) {
   const SpmmRun run = of;  // a copy: what is stored could be `of` for all that the compiler knows
   const std::int64_t width = kWidth > 0 ? kWidth : run.width;
-  for (std::int64_t row = 0; row < run.panel.rows; ++row) {
-    const std::uint32_t begin = run.panel.begin[row];
-    const std::uint32_t end = run.panel.begin[row + 1];
+  for (std::int64_t i = 0; i < run.panel.rows; ++i) {
+    const std::uint32_t begin = run.panel.begin[i];
+    const std::uint32_t end = run.panel.begin[i + 1];
     if (run.accumulate && begin == end) continue;
-    spmm_row<kVectors, kWidth>(run, begin, end, run.x + part, run.y + row * width + part);
+    spmm_row<kVectors, kWidth>(run, begin, end, run.x + part, run.y + run.order[i] * width + part);
   }
 }
 
