@@ -22,7 +22,7 @@ struct PanelRows {
 // Rows come by their number of weights: nothing predicts where the loops over rows of changing length end.
 struct SpmmRun {
   PanelRows panel;
-  const std::uint16_t* order;
+  const std::uint16_t* order;  // null: the i-th row is row i
   const float* values;
   const float* x;  // packed, at the panel's first column
   float* y;        // packed, [rows][width]
@@ -74,7 +74,8 @@ struct PanelRun {
   std::int64_t nnz;
   std::uint32_t first;
   std::uint32_t* begin;
-  std::uint16_t* order;  // which row or column is the i-th: by their number of weights. Null: as they are
+  std::uint16_t*
+      order;  // gets which row or column is the i-th, by their number of weights. Null: as they are
   std::uint16_t* index;
   float* out;              // widened values
   std::uint32_t* lengths;  // scratch [rows or cols]

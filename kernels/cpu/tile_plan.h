@@ -22,6 +22,7 @@ namespace smet::kernels::cpu {
 // A product's blocks of output rows and panels of columns, multiples of kWordColumns.
 struct TileCut {
   std::int64_t panel, block;
+  bool by_length = false;  // a panel's rows come by their number of weights, else as they are
 };
 
 struct TileShape {
@@ -65,9 +66,9 @@ class TilePlan {
   PanelRows panel(std::int64_t block, std::int64_t panel) const {
     return {begin_.data() + entry(block, panel), grid_.block_rows(block), index_.data()};
   }
-  // Which rows they are (plans with values only; those without have them as they are).
+  // Which rows of the block they are. Null: the first, the second, ...
   const std::uint16_t* order(std::int64_t block, std::int64_t panel) const {
-    return order_.data() + entry(block, panel);
+    return by_length_ ? order_.data() + entry(block, panel) : nullptr;
   }
   // Index in packed order of the first weight of each of those rows (plans without values only).
   const std::uint32_t* packed(std::int64_t block, std::int64_t panel) const {
@@ -92,6 +93,7 @@ class TilePlan {
   LaneSizes lane_sizes(Side side, std::int64_t widest) const;
 
   TileGrid grid_;
+  bool by_length_;
   std::int64_t (*count_bits_)(const std::uint32_t* words, std::int64_t count);
   Scratch<std::uint32_t> begin_, packed_;
   Scratch<std::uint16_t> order_, index_;

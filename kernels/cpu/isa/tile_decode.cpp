@@ -163,15 +163,17 @@ std::uint32_t decode(const PanelRun& run) {
   return at;
 }
 
-// Begins the columns one after the other, by their lengths, and turns each length into its column's begin.
+// Begins the columns one after the other, and turns each length into its column's begin.
 inline void begin_columns(const PanelRun& run) {
-  sort_by_length(run.lengths, run.cols, run.order);
-  run.begin[0] = run.first;
+  if (run.order != nullptr) sort_by_length(run.lengths, run.cols, run.order);
+  std::uint32_t at = run.first;
   for (std::int64_t i = 0; i < run.cols; ++i) {
-    std::uint32_t& column = run.lengths[run.order[i]];
-    run.begin[i + 1] = run.begin[i] + column;
-    column = run.begin[i];
+    std::uint32_t& column = run.lengths[run.order == nullptr ? i : run.order[i]];
+    const std::uint32_t length = column;
+    run.begin[i] = column = at;
+    at += length;
   }
+  run.begin[run.cols] = at;
 }
 
 #ifdef __AVX512VBMI2__

@@ -66,7 +66,8 @@ void spmm_rows(const SpmmRun& of, std::int64_t part) {
     const std::uint32_t begin = run.panel.begin[i];
     const std::uint32_t end = run.panel.begin[i + 1];
     if (run.accumulate && begin == end) continue;
-    spmm_row<kVectors, kWidth>(run, begin, end, run.x + part, run.y + run.order[i] * width + part);
+    const std::int64_t row = run.order == nullptr ? i : run.order[i];
+    spmm_row<kVectors, kWidth>(run, begin, end, run.x + part, run.y + row * width + part);
   }
 }
 
