@@ -24,26 +24,28 @@ struct Crossover {
 };
 
 // Forward + backward against nn.Linear, time ratio tile_spmm / expand_gemm, median of the minima of 2048x768
-// and 768x768, 1 thread, MKL (benchmarks/algorithm_crossover.py). Zen 4, AVX2, dense at 80 to 100 GFLOP/s:
-//   tokens     d = .75     d = .5      d = .25     d = .05    crossover at d
-//      512    1.22/1.03    .85/1.05                                .62
-//      128    1.38/1.10   1.02/1.08    .58/1.03    .27/1.11        .52
-//       64    1.73/1.19   1.30/1.09    .74/1.03    .36/1.02        .42
-//       32    1.86/1.14   1.52/1.10    .82/ .97    .40/ .97        .30
-//        8    2.83/1.30   2.06/1.10   1.34/1.01    .61/ .88        .13
-//        1    6.39/1.89   4.90/1.67   3.21/1.49   1.37/1.12        < .05
-constexpr Crossover kDefault = {.65, 40};
+// and 768x768, 1 thread, MKL (benchmarks/algorithm_crossover.py), Sapphire Rapids. With AVX2 (SMET_ISA and
+// MKL_ENABLE_INSTRUCTIONS), dense at 80 GFLOP/s:
+//   tokens     d = .75     d = .6      d = .5      d = .4      d = .2      d = .1    crossover at d
+//      512    1.25/1.08   1.00/1.08    .88/1.08                                            .63
+//      128    1.31/1.23   1.21/1.16   1.11/1.18    .82/1.07                                .56
+//       64    1.86/1.35   1.57/1.33   1.16/1.33   1.14/1.26                                .53
+//       32                            1.60/1.45   1.30/1.36    .84/1.30    .53/1.33        .43
+//        8                            3.22/1.82   2.69/1.80   1.52/1.91   1.21/1.59        .25
+//        1                            4.09/1.74   4.28/2.22   2.47/1.75   1.73/1.80        .1
+constexpr Crossover kDefault = {.65, 20};
 
-// Sapphire Rapids, AVX-512, dense at 195 GFLOP/s: MKL's full width gains dense products more than ours.
-//   tokens     d = .6      d = .5      d = .4      d = .3      d = .2      d = .1    crossover at d
-//     2048   1.11/1.08   1.13/1.13    .75/1.07                                            .50
-//      512   1.13/1.14    .94/1.09    .82/1.11                                            .60
-//      128   1.39/1.27   1.20/1.29   1.03/1.24                                            .54
-//       64                           1.36/1.34    .98/1.24                                .39
-//       32                           1.94/1.48   1.39/1.44   1.25/1.46                    .31
-//        8                                       2.18/1.58   1.88/1.46   1.31/1.40        .12
-// On 2 threads at 512 tokens (and 2048x2048): 1.22/1.13 at d = .6, 1.06/1.10 at .5, .82/1.07 at .4.
-constexpr Crossover kWideDense = {.56, 30};
+// With AVX-512, dense at 195 GFLOP/s: MKL's full width gains dense products more than ours.
+//   tokens     d = .75     d = .6      d = .5      d = .4      d = .2      d = .1    crossover at d
+//     2048    1.21/1.12    .99/1.05    .87/1.04    .74/1.13                                .66
+//      512    1.37/1.18   1.01/1.08   1.00/1.13    .84/1.12                                .64
+//      128    1.45/1.33   1.24/1.26   1.14/1.27    .92/1.23                                .60
+//       64    1.74/1.46   1.51/1.41   1.26/1.37   1.03/1.27                                .55
+//       32                            1.69/1.66   1.66/1.59   1.12/1.53    .80/1.43        .42
+//        8                            2.67/1.81   2.35/1.73   1.67/1.69   1.24/1.61        .2
+//        1                            3.97/2.11   3.77/2.10   2.53/1.96   2.11/2.08        .1
+// On 2 threads at 512 tokens (and 2048x2048): 1.17/1.10 at d = .6, 1.04/1.14 at .5.
+constexpr Crossover kWideDense = {.58, 14};
 
 bool has_wide_dense() {
 #ifdef __x86_64__
