@@ -69,11 +69,47 @@ std::int64_t histogram(const ScoreRun& run, std::uint32_t* histogram) {
   return nan;
 }
 
+#ifdef __AVX2__
+
+// Keys of eight fp32 magnitudes. They fit 31 bits, so signed comparisons serve.
+inline __m256i magnitude_keys(const float* score) {
+  const __m256i magnitude = _mm256_and_si256(load_256(score), _mm256_set1_epi32(0x7FFFFFFF));
+  const __m256i nan = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7F800000));
+  return _mm256_andnot_si256(nan, _mm256_add_epi32(magnitude, _mm256_set1_epi32(1)));
+}
+inline std::uint32_t lane_bits(__m256i x) {
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(x)));
+}
+
+// collect, eight scores at a time: few are in the bin. Returns the first score that is left.
+inline std::int64_t collect_eights(const ScoreRun& run, std::uint32_t bin, std::uint64_t* keys,
+                                   std::int64_t& count) {
+  const auto* score = static_cast<const float*>(run.score);
+  const __m256i wanted = _mm256_set1_epi32(static_cast<int>(bin));
+  std::int64_t i = run.begin;
+  for (; i + 8 <= run.end; i += 8) {
+    const __m256i key = magnitude_keys(score + i);
+    std::uint32_t found =
+        lane_bits(_mm256_cmpeq_epi32(_mm256_srli_epi32(key, Magnitude<F32>::kShift), wanted));
+    if (found == 0) continue;
+    std::uint32_t lanes[8];
+    store_256(lanes, key);
+    for (; found != 0; found &= found - 1) keys[count++] = lanes[lowest_bit(found)];
+  }
+  return i;
+}
+
+#endif
+
 template <typename Order>
 std::int64_t collect(const ScoreRun& run, std::uint32_t bin, std::uint64_t* keys) {
   const auto* score = static_cast<const typename Order::Bits*>(run.score);
   std::int64_t count = 0;
-  for (std::int64_t i = run.begin; i < run.end; ++i) {
+  std::int64_t i = run.begin;
+#ifdef __AVX2__
+  if constexpr (__is_same(Order, Magnitude<F32>)) i = collect_eights(run, bin, keys, count);
+#endif
+  for (; i < run.end; ++i) {
     const auto key = Order::key(score[i]);
     keys[count] = key;  // overwritten by the next one unless it counts
     count += static_cast<int>(static_cast<std::uint32_t>(key >> Order::kShift) == bin);
@@ -97,25 +133,40 @@ inline std::uint32_t keep_bits(std::uint32_t word, const typename Order::Bits* s
 
 #ifdef __AVX2__
 
-// fp32 magnitudes of the set bits of `byte`, eight columns at once: bit b of `below` / `equal` where the key
-// of column b is below / equal to the threshold. Keys fit 31 bits, so signed comparison serves.
+// Of one word's weights, fp32 magnitudes: which have a key below the threshold, and which one equal to it.
 struct Compared {
   std::uint32_t below, equal;
 };
 
-inline Compared compare_8(const float* score, std::uint32_t byte, __m256i threshold) {
-  const __m256i magnitude = _mm256_and_si256(load_256(score), _mm256_set1_epi32(0x7FFFFFFF));
-  const __m256i number = _mm256_add_epi32(magnitude, _mm256_set1_epi32(1));
-  const __m256i nan = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7F800000));
-  const __m256i lane_key = expand_lanes(_mm256_andnot_si256(nan, number), _mm256_set1_epi32(-1), byte);
-  const auto bits = [](__m256i x) {
-    return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(x)));
+#ifdef __AVX512F__
+
+// The comparisons of a word's scores, as they are packed, are dealt out to its set bits.
+inline Compared compare_word(const float* score, std::uint32_t word, std::int32_t threshold) {
+  const __m512i wanted = _mm512_set1_epi32(threshold);
+  const auto keys = [](const float* from) {
+    const __m512i magnitude = _mm512_and_si512(_mm512_loadu_si512(from), _mm512_set1_epi32(0x7FFFFFFF));
+    const __mmask16 number = _mm512_cmple_epi32_mask(magnitude, _mm512_set1_epi32(0x7F800000));
+    return _mm512_maskz_add_epi32(number, magnitude, _mm512_set1_epi32(1));
   };
-  return {bits(_mm256_cmpgt_epi32(threshold, lane_key)) & byte,
-          bits(_mm256_cmpeq_epi32(threshold, lane_key))};
+  const __m512i low = keys(score);
+  const __m512i high = keys(score + 16);
+  const auto dealt = [=](__mmask16 first, __mmask16 second) {
+    return _pdep_u32(static_cast<std::uint32_t>(first) | static_cast<std::uint32_t>(second) << 16, word);
+  };
+  return {dealt(_mm512_cmplt_epi32_mask(low, wanted), _mm512_cmplt_epi32_mask(high, wanted)),
+          dealt(_mm512_cmpeq_epi32_mask(low, wanted), _mm512_cmpeq_epi32_mask(high, wanted))};
 }
 
-inline Compared compare_word(const float* score, std::uint32_t word, __m256i threshold) {
+#else
+
+// Eight columns at once; not by pdep, which is microcode on Zen 2.
+inline Compared compare_8(const float* score, std::uint32_t byte, std::int32_t threshold) {
+  const __m256i key = expand_lanes(magnitude_keys(score), _mm256_set1_epi32(-1), byte);
+  const __m256i wanted = _mm256_set1_epi32(threshold);
+  return {lane_bits(_mm256_cmpgt_epi32(wanted, key)) & byte, lane_bits(_mm256_cmpeq_epi32(wanted, key))};
+}
+
+inline Compared compare_word(const float* score, std::uint32_t word, std::int32_t threshold) {
   const Compared a = compare_8(score, word & 0xFFU, threshold);
   const Compared b = compare_8(score + count_word(word & 0xFFU), word >> 8 & 0xFFU, threshold);
   const Compared c = compare_8(score + count_word(word & 0xFFFFU), word >> 16 & 0xFFU, threshold);
@@ -124,10 +175,12 @@ inline Compared compare_word(const float* score, std::uint32_t word, __m256i thr
           a.equal | b.equal << 8 | c.equal << 16 | d.equal << 24};
 }
 
+#endif
+
 // The words of `run` whose scores may be read eight at a time; returns how many there were.
 std::int64_t keep_words(const KeepRun& run, std::int64_t& index, std::int64_t& ties) {
   const auto* score = static_cast<const float*>(run.score);
-  const __m256i threshold = _mm256_set1_epi32(static_cast<std::int32_t>(run.threshold));
+  const auto threshold = static_cast<std::int32_t>(run.threshold);
   std::int64_t w = 0;
   for (; w < run.count && index + kWordBits + 8 <= run.nnz; ++w) {
     const std::uint32_t word = run.words[w];
