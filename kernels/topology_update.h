@@ -12,8 +12,8 @@ namespace smet::kernels {
 enum class ScoreOrder : std::uint8_t { magnitude, signed_value };
 
 // keep[r][w] = mask bits less the k active positions that come first in (score, flat position).
-// The scores are packed like values. Histogram of the 12 leading bits of the order-preserving integer key,
-// then nth_element inside the one crossing bucket. *nan_count = number of NaN scores.
+// The scores are packed like values. A radix selection over order-preserving integer keys, 12 bits at a time:
+// its time does not depend on how many scores are equal. *nan_count = number of NaN scores.
 struct SelectKeepArgs {
   Pattern pattern;
   const void* score;  // [nnz]

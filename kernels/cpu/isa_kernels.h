@@ -65,7 +65,8 @@ struct ScoreRun {
   const void* score;
   std::int64_t begin, end;
 };
-inline constexpr int kHistogramBins = 4096;
+inline constexpr int kDigitBits = 12;
+inline constexpr int kHistogramBins = 1 << kDigitBits;
 
 // Words of a mask; weights before (threshold, ties) are dropped from keep.
 struct KeepRun {
@@ -78,14 +79,21 @@ struct KeepRun {
   std::int64_t ties;        // and so many of the keys equal to it, in order
 };
 
+// The next digit of the keys that begin like the one looked for: those with key >> upper == prefix, whose
+// digit is the bits [lower, upper), at most kDigitBits of them.
+struct Digit {
+  std::uint64_t prefix;
+  int upper, lower;
+};
+
 // A score dtype's kernels, for one order. A key is an unsigned integer of the dtype's width that grows with
 // the score; 0 is NaN; equal scores (-0 and 0 too) have equal keys.
 struct ScoreKernels {
-  int shift;  // a key's histogram bin is key >> shift
-  // Adds the keys' leading bits, key >> shift, to histogram[kHistogramBins]; returns the number of NaN.
+  int shift;  // the first digit of a key is key >> shift
+  // Adds the keys' first digits to histogram[kHistogramBins]; returns the number of NaN.
   std::int64_t (*histogram)(const ScoreRun& run, std::uint32_t* histogram);
-  // Writes the keys of one bin in order; `keys` has room for one more than there are. Returns their number.
-  std::int64_t (*collect)(const ScoreRun& run, std::uint32_t bin, std::uint64_t* keys);
+  // Adds a later digit.
+  void (*refine)(const ScoreRun& run, const Digit& digit, std::uint32_t* histogram);
   void (*keep)(const KeepRun& run);
 };
 

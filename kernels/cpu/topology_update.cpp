@@ -13,13 +13,8 @@ namespace {
 
 using PerChunk = std::array<std::int64_t, SegmentChunks::kMaxChunks + 1>;
 
-// The pruned weights: those with a key below `threshold`, and the first `ties` of those equal to it.
-struct Cut {
-  std::uint64_t threshold = 0;
-  std::int64_t ties = 0;
-};
-
-// One select_keep: counts keys by their leading bits, then looks only into the bin where the k-th falls.
+// One select_keep: the key of the k-th score is found digit by digit, each from the counts of those keys
+// alone that begin like it. However many scores are equal, nothing is sorted or copied.
 class Selection {
  public:
   Selection(const Executor& executor, const SelectKeepArgs& args, const ScoreKernels& kernels)
@@ -27,14 +22,21 @@ class Selection {
         args_(args),
         kernels_(kernels),
         chunks_(args.pattern.rows, args.pattern.cols),
-        histograms_(static_cast<std::size_t>(chunks_.count() * kHistogramBins)) {}
+        histograms_(static_cast<std::size_t>(chunks_.count() * kHistogramBins)),
+        left_(args.k) {}
 
   void run() {
-    *args_.nan_count = count_keys();
+    *args_.nan_count = count_first_digits();
     if (args_.k > 0) {
-      find_bin();
-      collect_bin();
-      find_cut();
+      find_digit();
+      threshold_ = digit_;
+      for (int upper = kernels_.shift; upper > 0;) {
+        const int lower = std::max(0, upper - kDigitBits);
+        count_digits({threshold_, upper, lower});
+        find_digit();
+        threshold_ = threshold_ << (upper - lower) | digit_;
+        upper = lower;
+      }
     }
     write_keep();
   }
@@ -46,7 +48,7 @@ class Selection {
   }
   std::uint32_t* histogram(std::int64_t chunk) { return histograms_.data() + chunk * kHistogramBins; }
 
-  std::int64_t count_keys() {
+  std::int64_t count_first_digits() {
     PerChunk nan{};
     for_chunks(executor_, chunks_.count(), [&](std::int64_t chunk) {
       nan[static_cast<std::size_t>(chunk)] = kernels_.histogram(scores(chunk), histogram(chunk));
@@ -56,56 +58,31 @@ class Selection {
     return sum;
   }
 
-  // The bin of the k-th key, and how many keys lie in the bins below it.
-  void find_bin() {
+  void count_digits(const Digit& digit) {
+    for_chunks(executor_, chunks_.count(), [&](std::int64_t chunk) {
+      std::fill(histogram(chunk), histogram(chunk) + kHistogramBins, 0U);
+      kernels_.refine(scores(chunk), digit, histogram(chunk));
+    });
+  }
+
+  // The digit of the k-th key is that of the left_-th of the keys counted.
+  void find_digit() {
     std::vector<std::int64_t> total(kHistogramBins);
     for (std::int64_t chunk = 0; chunk < chunks_.count(); ++chunk) {
       for (std::size_t bin = 0; bin < total.size(); ++bin) total[bin] += histogram(chunk)[bin];
     }
-    while (below_ + total[bin_] < args_.k) below_ += total[bin_++];
+    for (digit_ = 0; total[digit_] < left_; ++digit_) left_ -= total[digit_];
   }
 
-  // The bin's keys, chunk after chunk in packed order; one slot more for each chunk (ScoreKernels::collect).
-  void collect_bin() {
-    for (std::int64_t chunk = 0; chunk < chunks_.count(); ++chunk) {
-      first_[static_cast<std::size_t>(chunk) + 1] =
-          first_[static_cast<std::size_t>(chunk)] + histogram(chunk)[bin_] + 1;
-    }
-    keys_.resize(static_cast<std::size_t>(first_[static_cast<std::size_t>(chunks_.count())]));
-    for_chunks(executor_, chunks_.count(), [&](std::int64_t chunk) {
-      std::uint64_t* keys = keys_.data() + first_[static_cast<std::size_t>(chunk)];
-      kernels_.collect(scores(chunk), static_cast<std::uint32_t>(bin_), keys);
-    });
-  }
-
-  void find_cut() {
-    std::vector<std::uint64_t> keys;
-    keys.reserve(keys_.size());
-    for (std::int64_t chunk = 0; chunk < chunks_.count(); ++chunk) {
-      const auto begin = keys_.begin() + first_[static_cast<std::size_t>(chunk)];
-      keys.insert(keys.end(), begin, begin + histogram(chunk)[bin_]);
-    }
-    const auto kth = keys.begin() + (args_.k - below_ - 1);
-    std::nth_element(keys.begin(), kth, keys.end());
-    cut_.threshold = *kth;
-    const auto smaller = std::count_if(keys.begin(), kth, [&](std::uint64_t key) { return key < *kth; });
-    cut_.ties = args_.k - below_ - smaller;
-  }
-
-  // How many weights before `chunk` are equal to the threshold.
-  PerChunk ties_before() const {
-    PerChunk before{};
-    if (args_.k == 0) return before;
-    for (std::size_t chunk = 0; chunk < static_cast<std::size_t>(chunks_.count()); ++chunk) {
-      const auto begin = keys_.begin() + first_[chunk];
-      before[chunk + 1] =
-          before[chunk] + std::count(begin, keys_.begin() + first_[chunk + 1] - 1, cut_.threshold);
-    }
-    return before;
-  }
-
+  // After the last digit a chunk's count of it is its number of keys equal to the threshold, of which the
+  // first left_ go.
   void write_keep() {
-    const PerChunk before = ties_before();
+    PerChunk ties{};
+    std::int64_t left = left_;
+    for (std::int64_t chunk = 0; chunk < chunks_.count(); ++chunk) {
+      ties[static_cast<std::size_t>(chunk)] = left;
+      left = std::max<std::int64_t>(0, left - histogram(chunk)[digit_]);
+    }
     for_chunks(executor_, chunks_.count(), [&](std::int64_t chunk) {
       const std::int64_t word = chunks_.word(chunks_.segment(chunk));
       kernels_.keep({.words = args_.pattern.mask + word,
@@ -114,8 +91,8 @@ class Selection {
                      .score = args_.score,
                      .index = scores(chunk).begin,
                      .nnz = args_.pattern.nnz,
-                     .threshold = cut_.threshold,
-                     .ties = std::max<std::int64_t>(0, cut_.ties - before[static_cast<std::size_t>(chunk)])});
+                     .threshold = threshold_,
+                     .ties = ties[static_cast<std::size_t>(chunk)]});
     });
   }
 
@@ -123,12 +100,10 @@ class Selection {
   const SelectKeepArgs& args_;
   const ScoreKernels& kernels_;
   SegmentChunks chunks_;
-  std::vector<std::uint32_t> histograms_;  // [chunks][kHistogramBins]
-  std::vector<std::uint64_t> keys_;        // of the one bin
-  PerChunk first_{};                       // where a chunk's part of keys_ begins
-  std::size_t bin_ = 0;
-  std::int64_t below_ = 0;
-  Cut cut_;
+  std::vector<std::uint32_t> histograms_;  // [chunks][kHistogramBins] of the digit last counted
+  std::int64_t left_;                      // how many of the keys that begin like the k-th one go
+  std::size_t digit_ = 0;                  // the one last found
+  std::uint64_t threshold_ = 0;            // the digits found: keys below it go
 };
 
 RelayoutRun relayout_run(const SegmentChunks& chunks, std::int64_t chunk, const Pattern& old_pattern,

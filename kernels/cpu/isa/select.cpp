@@ -81,20 +81,21 @@ inline std::uint32_t lane_bits(__m256i x) {
   return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(x)));
 }
 
-// collect, eight scores at a time: few are in the bin. Returns the first score that is left.
-inline std::int64_t collect_eights(const ScoreRun& run, std::uint32_t bin, std::uint64_t* keys,
-                                   std::int64_t& count) {
+// refine, eight scores at a time, of which few begin like the one looked for. Returns the first score that is
+// left.
+inline std::int64_t refine_eights(const ScoreRun& run, const Digit& digit, std::uint32_t* histogram) {
   const auto* score = static_cast<const float*>(run.score);
-  const __m256i wanted = _mm256_set1_epi32(static_cast<int>(bin));
+  const __m256i prefix = _mm256_set1_epi32(static_cast<int>(digit.prefix));
+  const __m128i upper = _mm_cvtsi32_si128(digit.upper);
+  const std::uint32_t bins = (1U << (digit.upper - digit.lower)) - 1;
   std::int64_t i = run.begin;
   for (; i + 8 <= run.end; i += 8) {
     const __m256i key = magnitude_keys(score + i);
-    std::uint32_t found =
-        lane_bits(_mm256_cmpeq_epi32(_mm256_srli_epi32(key, Magnitude<F32>::kShift), wanted));
+    std::uint32_t found = lane_bits(_mm256_cmpeq_epi32(_mm256_srl_epi32(key, upper), prefix));
     if (found == 0) continue;
     std::uint32_t lanes[8];
     store_256(lanes, key);
-    for (; found != 0; found &= found - 1) keys[count++] = lanes[lowest_bit(found)];
+    for (; found != 0; found &= found - 1) ++histogram[lanes[lowest_bit(found)] >> digit.lower & bins];
   }
   return i;
 }
@@ -102,19 +103,19 @@ inline std::int64_t collect_eights(const ScoreRun& run, std::uint32_t bin, std::
 #endif
 
 template <typename Order>
-std::int64_t collect(const ScoreRun& run, std::uint32_t bin, std::uint64_t* keys) {
-  const auto* score = static_cast<const typename Order::Bits*>(run.score);
-  std::int64_t count = 0;
+void refine(const ScoreRun& run, const Digit& digit, std::uint32_t* histogram) {
+  using Bits = typename Order::Bits;
+  const auto* score = static_cast<const Bits*>(run.score);
+  const auto bins = static_cast<Bits>((1U << (digit.upper - digit.lower)) - 1);
   std::int64_t i = run.begin;
 #ifdef __AVX2__
-  if constexpr (__is_same(Order, Magnitude<F32>)) i = collect_eights(run, bin, keys, count);
+  if constexpr (__is_same(Order, Magnitude<F32>)) i = refine_eights(run, digit, histogram);
 #endif
   for (; i < run.end; ++i) {
-    const auto key = Order::key(score[i]);
-    keys[count] = key;  // overwritten by the next one unless it counts
-    count += static_cast<int>(static_cast<std::uint32_t>(key >> Order::kShift) == bin);
+    const Bits key = Order::key(score[i]);
+    if (static_cast<Bits>(key >> digit.upper) != digit.prefix) continue;
+    ++histogram[static_cast<Bits>(key >> digit.lower) & bins];
   }
-  return count;
 }
 
 // Drops, of one word's weights, those before the threshold.
@@ -185,8 +186,14 @@ std::int64_t keep_words(const KeepRun& run, std::int64_t& index, std::int64_t& t
   for (; w < run.count && index + kWordBits + 8 <= run.nnz; ++w) {
     const std::uint32_t word = run.words[w];
     Compared compared = compare_word(score + index, word, threshold);
-    for (; compared.equal != 0 && ties > 0; compared.equal &= compared.equal - 1, --ties) {
-      compared.below |= compared.equal & (~compared.equal + 1);
+    const std::int64_t equal = count_word(compared.equal);
+    if (equal <= ties) {
+      compared.below |= compared.equal;
+      ties -= equal;
+    } else {
+      for (; ties > 0; compared.equal &= compared.equal - 1, --ties) {
+        compared.below |= compared.equal & (~compared.equal + 1);
+      }
     }
     run.keep[w] = word & ~compared.below;
     index += count_word(word);
@@ -215,7 +222,7 @@ void keep(const KeepRun& run) {
 
 template <typename Order>
 constexpr ScoreKernels make_kernels() {
-  return {Order::kShift, histogram<Order>, collect<Order>, keep<Order>};
+  return {Order::kShift, histogram<Order>, refine<Order>, keep<Order>};
 }
 
 }  // namespace
