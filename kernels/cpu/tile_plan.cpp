@@ -65,12 +65,12 @@ Scratch<std::uint32_t> TilePlan::first_weights(const Executor& executor, const P
 
 TilePlan::TilePlan(const Executor& executor, const IsaKernels& kernels, const Pattern& pattern, Side side,
                    const TileCut& cut, const void* values, DType dtype)
-    : grid_(grid_of(pattern, side, cut)), by_length_(cut.by_length), count_bits_(kernels.mask->count_bits) {
+    : grid_(grid_of(pattern, side, cut)), count_bits_(kernels.mask->count_bits) {
   const std::int64_t blocks = grid_.blocks();
   const std::int64_t entries = blocks * grid_.panels() * (grid_.block + 1);
   begin_ = Scratch<std::uint32_t>(entries);
   if (values == nullptr) packed_ = Scratch<std::uint32_t>(entries);
-  if (by_length_) order_ = Scratch<std::uint16_t>(entries);
+  if (cut.by_length) order_ = Scratch<std::uint16_t>(entries);
   // Slack between blocks: decoding writes beyond the last weight.
   const Scratch<std::uint32_t> first = first_weights(executor, pattern, side);
   const std::int64_t size = pattern.nnz + (blocks + 1) * kDecodeSlack;
@@ -120,7 +120,7 @@ void TilePlan::decode_block(Decode decode, const Pattern& pattern, std::int64_t 
     run.words = pattern.mask + row * run.words_per_row + panel * grid_.panel / kWordColumns;
     run.cols = grid_.panel_cols(panel);
     run.begin = begin_.data() + entry(block, panel);
-    run.order = by_length_ ? order_.data() + entry(block, panel) : nullptr;
+    run.order = order_at(block, panel);
     if (run.values == nullptr) {
       std::copy(run.cursor, run.cursor + run.rows, packed_.data() + entry(block, panel));
     }
@@ -140,7 +140,7 @@ void TilePlan::transpose_block(Decode transpose, const Pattern& pattern, std::in
     run.rows = grid_.panel_cols(panel);
     run.words = pattern.mask + row * run.words_per_row + word;
     run.begin = begin_.data() + entry(block, panel);
-    run.order = by_length_ ? order_.data() + entry(block, panel) : nullptr;
+    run.order = order_at(block, panel);
     for (std::int64_t r = 0; r < run.rows; ++r) run.cursor[r] = first_weight(pattern, row + r, word);
     run.first = transpose(run);
   }

@@ -67,9 +67,7 @@ class TilePlan {
     return {begin_.data() + entry(block, panel), grid_.block_rows(block), index_.data()};
   }
   // Which rows of the block they are. Null: the first, the second, ...
-  const std::uint16_t* order(std::int64_t block, std::int64_t panel) const {
-    return by_length_ ? order_.data() + entry(block, panel) : nullptr;
-  }
+  const std::uint16_t* order(std::int64_t block, std::int64_t panel) const { return order_at(block, panel); }
   // Index in packed order of the first weight of each of those rows (plans without values only).
   const std::uint32_t* packed(std::int64_t block, std::int64_t panel) const {
     return packed_.data() + entry(block, panel);
@@ -79,6 +77,9 @@ class TilePlan {
   // One more entry than rows: the end of the last.
   std::int64_t entry(std::int64_t block, std::int64_t panel) const {
     return (block * grid_.panels() + panel) * (grid_.block + 1);
+  }
+  std::uint16_t* order_at(std::int64_t block, std::int64_t panel) const {
+    return order_.data() == nullptr ? nullptr : order_.data() + entry(block, panel);
   }
   using Decode = std::uint32_t (*)(const PanelRun& run);
   void decode_block(Decode decode, const Pattern& pattern, std::int64_t block, PanelRun run);
@@ -93,10 +94,10 @@ class TilePlan {
   LaneSizes lane_sizes(Side side, std::int64_t widest) const;
 
   TileGrid grid_;
-  bool by_length_;
   std::int64_t (*count_bits_)(const std::uint32_t* words, std::int64_t count);
   Scratch<std::uint32_t> begin_, packed_;
-  Scratch<std::uint16_t> order_, index_;
+  Scratch<std::uint16_t> order_;  // of cuts by length only
+  Scratch<std::uint16_t> index_;
   Scratch<float> values_;
 };
 

@@ -37,7 +37,7 @@ TileShape of_8_lanes(double density) {
 // at 195 GFLOP/s. Eight vectors to a weight share its broadcast and index.
 //   product   a panel of 64 columns by 128 tokens is 32 KB, .70 of what the L1 delivers at d = .5; one of
 //             96 is all of the L1, .60. At d = .1 a row wants more weights to a panel, and with the rows by
-//             length half the tokens and twice the columns cost no more mispredictions: the layer 7 % quicker
+//             length half the tokens and more columns cost no more mispredictions: the layer 7 % quicker
 //             than with 128 columns by 128 tokens. At d = .05 256 columns: 6 % quicker than 1024. Below,
 //             every other cut is as fast: x comes from the L2.
 //   gradient  its reduction is paid once for two tiles, which with 32 columns fit the L1: 1.02 at d = .5

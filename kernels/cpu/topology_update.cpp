@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kernels/topology_update.h"
 
+#include <algorithm>
 #include <array>
 #include <new>
 #include <vector>

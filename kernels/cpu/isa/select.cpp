@@ -178,7 +178,7 @@ inline Compared compare_word(const float* score, std::uint32_t word, std::int32_
 
 #endif
 
-// The words of `run` whose scores may be read eight at a time; returns how many there were.
+// The words of `run` whose scores may be read beyond their own; returns how many there were.
 std::int64_t keep_words(const KeepRun& run, std::int64_t& index, std::int64_t& ties) {
   const auto* score = static_cast<const float*>(run.score);
   const auto threshold = static_cast<std::int32_t>(run.threshold);

@@ -132,19 +132,6 @@ inline void sum_lanes(const V* sum, bool add, float* sums) {
   }
 }
 
-// The same for the first kCount sums, which may be fewer than the vectors.
-template <int kCount>
-inline void add_sums(const float* fresh, bool add, float* sums) {
-  if constexpr (kCount >= 4) {
-    const auto four = load<Vector4>(fresh);
-    store(sums, add ? load<Vector4>(sums) + four : four);
-    add_sums<kCount - 4>(fresh + 4, add, sums + 4);
-  } else {
-#pragma GCC unroll 4
-    for (int j = 0; j < kCount; ++j) sums[j] = add ? sums[j] + fresh[j] : fresh[j];
-  }
-}
-
 // A row of dy. kTiles > 0: that many tiles, kept in registers for all weights of the row; else as many as the
 // run has, loaded for every group of weights.
 template <std::int64_t kWidth, int kTiles>
@@ -205,7 +192,8 @@ template <int kCount, std::int64_t kWidth, int kTiles>
   } else {
     float sums[kSumVectors];
     sum_lanes<kSumVectors>(sum, false, sums);
-    add_sums<kCount>(sums, run.accumulate, out);
+#pragma GCC unroll 8
+    for (int j = 0; j < kCount; ++j) out[j] = run.accumulate ? out[j] + sums[j] : sums[j];
   }
 }
 
