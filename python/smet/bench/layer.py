@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,14 @@ from torch import Tensor, nn
 import smet
 from smet.bench.goals import ONE_SHAPE, layer_goal
 from smet.bench.peers import alone, csr_forward, sparseprop_layer
-from smet.bench.rounds import Body, run_rounds
+from smet.bench.rounds import Body, Rounds, run_rounds
 from smet.bench.rows import Row
 
 DENSE = "dense"
-_AT_LEAST = 0.5  # seconds for one problem
+_AT_LEAST = 0.2  # seconds for one problem in one sweep
+# Times that all problems are gone through. A busy machine has fast and slow minutes, in which a ratio differs
+# too, and every set-up lies elsewhere in memory.
+_SWEEPS = 5
 # Matrix products of one operation on [tokens, out] x [out, in].
 PRODUCTS = {"layer": 3, "forward": 1, "backward_input": 1, "backward_values": 1}
 
@@ -66,46 +69,60 @@ def body_of(op: str, layer: Callable[[Tensor], Tensor], weight: Tensor, x: Tenso
     return backward
 
 
-def measure_case(case: LayerCase, op: str, algorithms: Sequence[str], rounds: int, peers: bool) -> list[Row]:
-    """The rows of one problem: every algorithm and every installed peer, in the same rounds."""
-    x = torch.randn(case.tokens, case.in_features, requires_grad=True)
-    dy = torch.randn(case.tokens, case.out_features)
-    bodies: dict[str, Body] = {}
-    for algorithm in algorithms:
-        dense, sparse = case.make(algorithm)
-        bodies[algorithm] = body_of(op, sparse, sparse.values, x, dy)
-    bodies[DENSE] = body_of(op, dense, dense.weight, x, dy)
-    if peers:
-        weight = sparse.dense_weight().detach()
-        if op == "layer" and (peer := sparseprop_layer(weight)) is not None:
-            bodies[peer.name] = alone(body_of(op, peer.layer, peer.weight, x, dy))
-        if op == "forward":
-            bodies["torch CSR, feature-major"] = csr_forward(weight, x)
-    measured = run_rounds(bodies, DENSE, rounds, seconds=_AT_LEAST)
-    flops = 2.0 * PRODUCTS[op] * case.out_features * case.in_features * case.tokens
-    rows = []
-    for name in bodies:
-        if name == DENSE:
-            continue
-        goal = layer_goal(op, case.density, case.tokens, torch.get_num_threads(), name)
-        rows.append(
-            Row(
-                op=op,
-                sparse=measured.times(name),
-                dense=measured.times(DENSE),
-                algorithm=name,
-                out_features=case.out_features,
-                in_features=case.in_features,
-                tokens=case.tokens,
-                density=case.density,
-                sparse_flops=flops * sparse.density,
-                dense_flops=flops,
-                goal=goal.scaled(ONE_SHAPE) if goal else None,
-                rounds=measured.kept,
-                rejected=measured.rejected,
+@dataclass(frozen=True)
+class Problem:
+    """One operation of a case, by algorithms and, if asked for, by every installed peer."""
+
+    case: LayerCase
+    op: str
+    algorithms: tuple[str, ...]
+    peers: bool = False
+
+    def run(self, rounds: int) -> Rounds:
+        """Layers of their own, dense and sparse, in the same rounds."""
+        case, op = self.case, self.op
+        x = torch.randn(case.tokens, case.in_features, requires_grad=True)
+        dy = torch.randn(case.tokens, case.out_features)
+        bodies: dict[str, Body] = {}
+        for algorithm in self.algorithms:
+            dense, sparse = case.make(algorithm)
+            bodies[algorithm] = body_of(op, sparse, sparse.values, x, dy)
+        bodies[DENSE] = body_of(op, dense, dense.weight, x, dy)
+        if self.peers:
+            weight = sparse.dense_weight().detach()
+            if op == "layer" and (peer := sparseprop_layer(weight)) is not None:
+                bodies[peer.name] = alone(body_of(op, peer.layer, peer.weight, x, dy))
+            if op == "forward":
+                bodies["torch CSR, feature-major"] = csr_forward(weight, x)
+        return run_rounds(bodies, rounds, seconds=_AT_LEAST)
+
+    def rows(self, measured: Rounds) -> list[Row]:
+        """A row for every algorithm and peer."""
+        case, op = self.case, self.op
+        flops = 2.0 * PRODUCTS[op] * case.out_features * case.in_features * case.tokens
+        rows = []
+        for name in measured.samples:
+            if name == DENSE:
+                continue
+            goal = layer_goal(op, case.density, case.tokens, torch.get_num_threads(), name)
+            rows.append(
+                Row(
+                    op=op,
+                    sparse=measured.times(name),
+                    dense=measured.times(DENSE),
+                    ratio=measured.ratio(name, DENSE),
+                    algorithm=name,
+                    out_features=case.out_features,
+                    in_features=case.in_features,
+                    tokens=case.tokens,
+                    density=case.density,
+                    sparse_flops=flops * case.density,
+                    dense_flops=flops,
+                    goal=goal.scaled(ONE_SHAPE) if goal else None,
+                    rounds=measured.count,
+                )
             )
-        )
-    return rows
+        return rows
 
 
 def measure_layers(
@@ -116,15 +133,25 @@ def measure_layers(
     algorithms: Sequence[str],
     rounds: int,
     peers: bool,
-) -> Iterator[list[Row]]:
-    """The rows of every problem, density by density."""
+) -> list[Row]:
+    """The rows of every problem, density by density, of at least `rounds` rounds each."""
     asked = [*ops, "forward"] if peers and "forward" not in ops else list(ops)
-    for op in asked:
-        for count in tokens:
-            for density in densities:
-                for out_features, in_features in shapes:
-                    case = LayerCase(out_features, in_features, count, density)
-                    yield measure_case(case, op, algorithms if op in ops else algorithms[:1], rounds, peers)
+    problems = [
+        Problem(
+            LayerCase(out_features, in_features, count, density),
+            op,
+            tuple(algorithms if op in ops else algorithms[:1]),
+            peers,
+        )
+        for op in asked
+        for count in tokens
+        for density in densities
+        for out_features, in_features in shapes
+    ]
+    sweeps = min(rounds, _SWEEPS)
+    measured = [[problem.run(-(-rounds // sweeps)) for problem in problems] for _ in range(sweeps)]
+    by_problem = zip(problems, zip(*measured, strict=True), strict=True)
+    return [row for problem, its in by_problem for row in problem.rows(Rounds.joined(its))]
 
 
 def medians(rows: Sequence[Row]) -> list[list[str]]:

@@ -43,20 +43,20 @@ def measure_optimizer(weights: int, layers: int, dtype: torch.dtype, rounds: int
     if peers:
         bodies["torch AdamW, foreach"] = AdamW(_parameters(weights, layers, dtype), foreach=True).step
         bodies |= adamw_8bit(_parameters(weights, layers, dtype))
-    measured = run_rounds(bodies, DENSE, rounds)
+    measured = run_rounds(bodies, rounds)
     return [
         Row(
             op="adamw_step",
             sparse=measured.times(name),
-            dense=measured.times(_FULL if name in _AGAINST_FP32 else DENSE),
+            dense=measured.times(against),
+            ratio=measured.ratio(name, against),
             case=name,
             density=cases[name][1] if name in cases else None,
             weights=weights,
             goal=_AGAINST_FP32.get(name, ADAMW if name in cases else None),
-            rounds=measured.kept,
-            rejected=measured.rejected,
+            rounds=measured.count,
         )
-        for name in bodies
+        for name, against in ((name, _FULL if name in _AGAINST_FP32 else DENSE) for name in bodies)
         if name != DENSE
     ]
 

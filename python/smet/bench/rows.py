@@ -22,6 +22,7 @@ class Row:
     op: str
     sparse: Times
     dense: Times
+    ratio: float | None  # median of the rounds' own; None where the dense side has nothing to do
     algorithm: str = ""  # of the layer, or a peer's name
     case: str = ""  # what else tells rows of one op apart
     out_features: int | None = None
@@ -33,17 +34,11 @@ class Row:
     dense_flops: float | None = None
     goal: Goal | None = None
     rounds: int = 0
-    rejected: int = 0
 
     @property
-    def ratio(self) -> float | None:
-        """Of the minima; None where the dense side has nothing to do."""
+    def ratio_of_minima(self) -> float | None:
+        """Both at their fastest: None where the dense side has nothing to do."""
         return self.sparse.minimum / self.dense.minimum if self.dense.minimum else None
-
-    @property
-    def ratio_median(self) -> float | None:
-        """Of the medians."""
-        return self.sparse.median / self.dense.median if self.dense.median else None
 
     @property
     def ns(self) -> float | None:
@@ -72,17 +67,16 @@ class Row:
             "algorithm": self.algorithm or None,
             "sparse_s": self.sparse.minimum,
             "dense_s": self.dense.minimum,
-            "ratio": self.ratio,
+            "ratio_of_minima": self.ratio_of_minima,
             "sparse_median_s": self.sparse.median,
             "dense_median_s": self.dense.median,
-            "ratio_median": self.ratio_median,
+            "ratio": self.ratio,
             "sparse_gflops": _gflops(self.sparse_flops, self.sparse.minimum),
             "dense_gflops": _gflops(self.dense_flops, self.dense.minimum),
             "goal": self.goal.must if self.goal else None,
             "goal_of": self.goal.measure if self.goal else None,
             "verdict": self.verdict or None,
             "rounds": self.rounds,
-            "rejected_rounds": self.rejected,
             **asdict(machine),
         }
 
@@ -97,8 +91,8 @@ def table(rows: Sequence[Row]) -> str:
         ("algorithm", [row.algorithm for row in rows]),
         ("sparse ms", [_milliseconds(row.sparse.minimum) for row in rows]),
         ("dense ms", [_milliseconds(row.dense.minimum) for row in rows]),
+        ("of minima", [_ratio(row.ratio_of_minima) for row in rows]),
         ("ratio", [_ratio(row.ratio) for row in rows]),
-        ("median", [_ratio(row.ratio_median) for row in rows]),
         ("ns/weight", ["" if row.ns is None else f"{row.ns:.2f}" for row in rows]),
         ("GFLOP/s", [_rates(row) for row in rows]),
         ("goal", ["" if row.goal is None else str(row.goal) for row in rows]),

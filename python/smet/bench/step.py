@@ -94,7 +94,7 @@ def measure_step(
         sparse = SparseStep(copy.deepcopy(model), density, algorithm, tokens)
         names = [name for name, _ in smet.sparse_layers(sparse.model)]
         bodies = {"sparse": sparse, DENSE: dense_step(copy.deepcopy(model), names, tokens)}
-        measured = with_sums(run_rounds(bodies, DENSE, rounds))
+        measured = with_sums(run_rounds(bodies, rounds))
         for part in (*PARTS, WHOLE):
             rows.append(
                 Row(
@@ -102,12 +102,12 @@ def measure_step(
                     case=part,
                     sparse=measured.times("sparse", part),
                     dense=measured.times(DENSE, part),
+                    ratio=measured.ratio("sparse", DENSE, part),
                     algorithm=algorithm,
                     tokens=batch * seq,
                     density=density,
                     goal=STEP.get(density) if part == WHOLE else None,
-                    rounds=measured.kept,
-                    rejected=measured.rejected,
+                    rounds=measured.count,
                 )
             )
     return rows
@@ -119,4 +119,4 @@ def with_sums(measured: Rounds) -> Rounds:
     for name, parts in measured.samples.items():
         sums = [sum(column) for column in zip(*(parts[part] for part in PARTS), strict=True)]
         samples[name] = {**parts, WHOLE: sums}
-    return Rounds(samples, measured.counts)
+    return Rounds(samples)

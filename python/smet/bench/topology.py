@@ -101,21 +101,22 @@ def measure_topology(out_features: int, in_features: int, density: float, rounds
         "prune, dense": theirs.prune,
         DENSE: theirs.whole,
     }
-    measured = run_rounds(bodies, DENSE, rounds)
+    measured = run_rounds(bodies, rounds)
     prune = _difference(measured)
 
     def row(op: str, sparse: Times, baseline: str, goal: Goal | None) -> Row:
+        dense = measured.times(baseline)
         return Row(
             op=op,
             sparse=sparse,
-            dense=measured.times(baseline),
+            dense=dense,
+            ratio=sparse.median / dense.median,  # prune is a difference of medians, not of rounds
             out_features=out_features,
             in_features=in_features,
             density=density,
             weights=ours.layer.nnz,
             goal=goal,
-            rounds=measured.kept,
-            rejected=measured.rejected,
+            rounds=measured.count,
         )
 
     return [
