@@ -10,23 +10,26 @@ namespace smet::kernels {
 inline constexpr std::uint32_t kMix1 = 0x85EBCA6B;
 inline constexpr std::uint32_t kMix2 = 0xC2B2AE35;
 
-// The finaliser of MurmurHash3 (Appleby, public domain), a bijection of 32 bits with full avalanche, with
-// `middle` added between its two rounds.
-static constexpr std::uint32_t mix32(std::uint32_t x, std::uint32_t middle) {
-  x = (x ^ (x >> 16)) * kMix1 + middle;
-  x = (x ^ (x >> 13)) * kMix2;
-  return x ^ (x >> 16);
+// What all elements of the same 2^32 start from.
+static constexpr std::uint32_t hash32_start(std::uint64_t key, std::uint64_t i) {
+  return static_cast<std::uint32_t>(key) + static_cast<std::uint32_t>(i >> 32) * 0x9E3779B9U;
 }
 
-// What hash32 adds for elements of the same 2^32.
-static constexpr std::uint32_t hash32_middle(std::uint64_t key, std::uint64_t i) {
-  return static_cast<std::uint32_t>(key >> 32) + static_cast<std::uint32_t>(i >> 32) * 0x9E3779B9U;
+// The last round before its last step, x ^ (x >> 16), which leaves the high half as it is.
+static constexpr std::uint32_t hash32_round(std::uint32_t x, std::uint32_t high_key) {
+  return (x ^ (x >> 13)) * kMix2 + high_key;
 }
 
-// hash32(key, i) = mix32(low32(i) ^ low32(key), high32(key) + high32(i) * 0x9E3779B9): for one key, 2^32
-// elements in a row get every number once.
+// x      = low32(i) * kMix1 + low32(key) + high32(i) * 0x9E3779B9
+// x      = (x ^ (x >> 13)) * kMix2 + high32(key)
+// hash32 = x ^ (x >> 16)
+// The finaliser of MurmurHash3 (Appleby, public domain) without its first step, which does nothing for
+// elements in a row: the first product is then an addition from one element to the next. For one key, 2^32
+// elements in a row get every number once; for one element, all 2^32 low halves of a key do.
 static constexpr std::uint32_t hash32(std::uint64_t key, std::uint64_t i) {
-  return mix32(static_cast<std::uint32_t>(i) ^ static_cast<std::uint32_t>(key), hash32_middle(key, i));
+  const std::uint32_t x = hash32_round(static_cast<std::uint32_t>(i) * kMix1 + hash32_start(key, i),
+                                       static_cast<std::uint32_t>(key >> 32));
+  return x ^ (x >> 16);
 }
 
 }  // namespace smet::kernels

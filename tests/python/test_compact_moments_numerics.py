@@ -99,7 +99,7 @@ def follow(opt, p, layer, reference, grads, event=None):
             reference.weight_decay * before.double().abs() if reference.coupled else 0
         )
         lr = reference.lr * reference.density**-reference.exponent * 4  # warm(a) is at most 4 here
-        update = lr * torch.maximum(old_m, (1 - beta1) * g) / (1 - beta1**age) / root
+        update = lr * (old_m + (1 - beta1) * g) / (1 - beta1**age) / root  # at most: |m| can be the sum
         near = 4 * ulp(torch.maximum(terms, torch.nan_to_num(update, posinf=0.0)), torch.float32)
         assert ((p.detach().double() - reference.w).abs() <= near).all(), step
         assert_neighbours(state, layer, reference.m, reference.v, torch.maximum(old_m, (1 - beta1) * g))

@@ -111,44 +111,36 @@ inline __m256 eight_randoms(__m256i shifted) {
   return _mm256_sub_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(1));
 }
 
-// block8_code of eight. The root's integer part comes from the processor's estimate of 1 / sqrt, whose
-// relative error is below 1.5 * 2^-12 but differs from one maker to the next: made a little too small, it is
-// right or one less, which the next square decides. Fused operations round nothing here: all but the estimate
-// are exact.
+// block8_code of eight. The fused operations round nothing.
 [[gnu::always_inline]] inline __m256i eight_codes(__m256 magnitude, float per_unit, int max_code,
                                                   __m256 random) {
   const __m256 units = _mm256_min_ps(_mm256_mul_ps(magnitude, _mm256_set1_ps(per_unit)),
                                      _mm256_set1_ps(static_cast<float>(max_code * max_code)));
-  const __m256 more = _mm256_fmadd_ps(units, _mm256_set1_ps(1 + 0x1p-10F), _mm256_set1_ps(0x1p-60F));
-  const __m256i floor = _mm256_cvttps_epi32(_mm256_mul_ps(units, _mm256_rsqrt_ps(more)));
+  const __m256i floor = _mm256_cvttps_epi32(_mm256_sqrt_ps(units));
   const __m256 low = _mm256_cvtepi32_ps(floor);
   const __m256 above = _mm256_fnmadd_ps(low, low, units);
   const __m256 odd = _mm256_fmadd_ps(low, _mm256_set1_ps(2), _mm256_set1_ps(1));
-  const __m256 one_less = _mm256_cmp_ps(above, odd, _CMP_GE_OQ);
-  const __m256 true_above = _mm256_sub_ps(above, _mm256_and_ps(one_less, odd));
-  const __m256 true_odd = _mm256_add_ps(odd, _mm256_and_ps(one_less, _mm256_set1_ps(2)));
-  const __m256 up = _mm256_cmp_ps(_mm256_mul_ps(random, true_odd), true_above, _CMP_LT_OQ);
-  return _mm256_sub_epi32(_mm256_sub_epi32(floor, _mm256_castps_si256(one_less)), _mm256_castps_si256(up));
+  const __m256 up = _mm256_cmp_ps(_mm256_mul_ps(random, odd), above, _CMP_LT_OQ);
+  return _mm256_sub_epi32(floor, _mm256_castps_si256(up));
 }
 
 [[gnu::always_inline]] inline void encode_group(const GroupMoments& moments, Block8Factors per_unit,
                                                 const GroupHash& hash, std::uint8_t* codes_m,
                                                 std::uint8_t* codes_v) {
-  const __m256 zero = _mm256_setzero_ps();
   __m256i coded_m[2];
   __m256i coded_v[2];
   for (std::int64_t half = 0; half < 2; ++half) {
-    const __m256i noise = hash.eight(static_cast<int>(8 * half));
+    const __m256i bits = hash.eight(static_cast<int>(8 * half));
+    const __m256i noise = _mm256_xor_si256(bits, _mm256_srli_epi32(bits, 16));
     const __m256 x = _mm256_load_ps(moments.m + 8 * half);
     const __m256 root = _mm256_load_ps(moments.root_v + 8 * half);
     const __m256i code = eight_codes(_mm256_andnot_ps(_mm256_set1_ps(-0.0F), x), per_unit.m, kBlock8MaxM,
                                      eight_randoms(_mm256_slli_epi32(noise, 7)));
-    const __m256i negative = _mm256_castps_si256(_mm256_cmp_ps(x, zero, _CMP_LT_OQ));
+    const __m256i negative = _mm256_castps_si256(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ));
     coded_m[half] = _mm256_sub_epi32(_mm256_xor_si256(code, negative), negative);
-    const __m256i live = _mm256_castps_si256(_mm256_cmp_ps(root, zero, _CMP_GT_OQ));
+    const __m256i least = _mm256_min_epu32(_mm256_castps_si256(root), _mm256_set1_epi32(1));
     coded_v[half] = _mm256_max_epi32(
-        eight_codes(root, per_unit.root_v, kBlock8MaxV, eight_randoms(_mm256_srli_epi32(noise, 9))),
-        _mm256_srli_epi32(live, 31));
+        eight_codes(root, per_unit.root_v, kBlock8MaxV, eight_randoms(_mm256_srli_epi32(bits, 9))), least);
   }
   const auto bytes = [](__m256i shorts, bool is_signed) {
     const __m128i low = _mm256_castsi256_si128(shorts);

@@ -34,7 +34,7 @@ inline void LargestMoments::take(const GroupMoments& moments) {
   most(root_v, moments.root_v);
 }
 
-// As eight_randoms and eight_codes; the estimate's relative error is below 2^-14 here.
+// As eight_randoms and eight_codes.
 inline __m512 sixteen_randoms(__m512i shifted) {
   const __m512i bits = _mm512_or_si512(_mm512_and_si512(shifted, _mm512_set1_epi32(0x3FFF << 9)),
                                        _mm512_set1_epi32(0x3F800000 | 1 << 8));
@@ -45,34 +45,28 @@ inline __m512 sixteen_randoms(__m512i shifted) {
                                                     __m512 random) {
   const __m512 units = _mm512_maskz_min_ps(kAll, magnitude * _mm512_set1_ps(per_unit),
                                            _mm512_set1_ps(static_cast<float>(max_code * max_code)));
-  const __m512 more = _mm512_fmadd_ps(units, _mm512_set1_ps(1 + 0x1p-10F), _mm512_set1_ps(0x1p-60F));
-  const __m512i floor = _mm512_maskz_cvttps_epi32(kAll, units * _mm512_maskz_rsqrt14_ps(kAll, more));
+  const __m512i floor = _mm512_maskz_cvttps_epi32(kAll, _mm512_maskz_sqrt_ps(kAll, units));
   const __m512 low = widen_codes(floor);
   const __m512 above = _mm512_fnmadd_ps(low, low, units);
   const __m512 odd = _mm512_fmadd_ps(low, _mm512_set1_ps(2), _mm512_set1_ps(1));
-  const __mmask16 one_less = _mm512_cmp_ps_mask(above, odd, _CMP_GE_OQ);
-  const __m512 true_above = _mm512_mask_sub_ps(above, one_less, above, odd);
-  const __m512 true_odd = _mm512_mask_add_ps(odd, one_less, odd, _mm512_set1_ps(2));
-  const __mmask16 up = _mm512_cmp_ps_mask(random * true_odd, true_above, _CMP_LT_OQ);
-  const __m512i one = _mm512_set1_epi32(1);
-  const __m512i code = _mm512_mask_add_epi32(floor, one_less, floor, one);
-  return _mm512_mask_add_epi32(code, up, code, one);
+  const __mmask16 up = _mm512_cmp_ps_mask(random * odd, above, _CMP_LT_OQ);
+  return _mm512_mask_add_epi32(floor, up, floor, _mm512_set1_epi32(1));
 }
 
 [[gnu::always_inline]] inline void encode_group(const GroupMoments& moments, Block8Factors per_unit,
                                                 const GroupHash& hash, std::uint8_t* codes_m,
                                                 std::uint8_t* codes_v) {
-  const __m512 zero = _mm512_setzero_ps();
-  const __m512i noise = hash.sixteen();
+  const __m512i bits = hash.sixteen();
+  const __m512i noise = _mm512_xor_si512(bits, _mm512_maskz_srli_epi32(kAll, bits, 16));
   const __m512 m = _mm512_load_ps(moments.m);
   const __m512i code = sixteen_codes(_mm512_abs_ps(m), per_unit.m, kBlock8MaxM,
                                      sixteen_randoms(_mm512_maskz_slli_epi32(kAll, noise, 7)));
-  const __mmask16 negative = _mm512_cmp_ps_mask(m, zero, _CMP_LT_OQ);
+  const __mmask16 negative = _mm512_cmp_ps_mask(m, _mm512_setzero_ps(), _CMP_LT_OQ);
   const __m512i signed_code = _mm512_mask_sub_epi32(code, negative, _mm512_setzero_si512(), code);
   const __m512 root = _mm512_load_ps(moments.root_v);
   const __m512i code_sq = sixteen_codes(root, per_unit.root_v, kBlock8MaxV,
-                                        sixteen_randoms(_mm512_maskz_srli_epi32(kAll, noise, 9)));
-  const __m512i least = _mm512_maskz_set1_epi32(_mm512_cmp_ps_mask(root, zero, _CMP_GT_OQ), 1);
+                                        sixteen_randoms(_mm512_maskz_srli_epi32(kAll, bits, 9)));
+  const __m512i least = _mm512_maskz_min_epu32(kAll, _mm512_castps_si512(root), _mm512_set1_epi32(1));
   store_128(codes_m, _mm512_maskz_cvtepi32_epi8(kAll, signed_code));
   store_128(codes_v, _mm512_maskz_cvtepi32_epi8(kAll, _mm512_maskz_max_epi32(kAll, code_sq, least)));
 }

@@ -17,45 +17,42 @@ inline constexpr __mmask16 kAll = 0xFFFF;  // forms without a mask: "may be used
 
 // hash32(key, first + lane) for the lanes of one group, whose indices agree in their high words.
 struct GroupHash {
-  std::uint32_t first, key, middle;
+  std::uint32_t start, high_key;
 
-  GroupHash(std::uint64_t key_, std::uint64_t first_)
-      : first(static_cast<std::uint32_t>(first_)),
-        key(static_cast<std::uint32_t>(key_)),
-        middle(hash32_middle(key_, first_)) {}
+  GroupHash(std::uint64_t key, std::uint64_t first)
+      : start(static_cast<std::uint32_t>(first) * kMix1 + hash32_start(key, first)),
+        high_key(static_cast<std::uint32_t>(key >> 32)) {}
   std::uint32_t operator()(int lane) const {
-    return mix32((first + static_cast<std::uint32_t>(lane)) ^ key, middle);
+    const std::uint32_t x = hash32_round(start + static_cast<std::uint32_t>(lane) * kMix1, high_key);
+    return x ^ (x >> 16);
   }
 #ifdef __AVX2__
-  // Those of lanes `lane` to `lane` + 7.
+  // hash32_round of lanes `lane` to `lane` + 7.
   __m256i eight(int lane) const {
-    const __m256i index = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                           broadcast(first + static_cast<std::uint32_t>(lane)));
-    __m256i x = _mm256_xor_si256(index, broadcast(key));
-    x = _mm256_add_epi32(_mm256_mullo_epi32(shift_xor(x, 16), broadcast(kMix1)), broadcast(middle));
-    x = _mm256_mullo_epi32(shift_xor(x, 13), broadcast(kMix2));
-    return shift_xor(x, 16);
+    const __m256i lanes = _mm256_setr_epi32(0, product(1), product(2), product(3), product(4), product(5),
+                                            product(6), product(7));
+    const __m256i x = _mm256_add_epi32(lanes, broadcast(start + static_cast<std::uint32_t>(lane) * kMix1));
+    const __m256i mixed = _mm256_xor_si256(x, _mm256_srli_epi32(x, 13));
+    return _mm256_add_epi32(_mm256_mullo_epi32(mixed, broadcast(kMix2)), broadcast(high_key));
   }
-
 #ifdef __AVX512F__
   __m512i sixteen() const {
     const auto wide = [](std::uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); };
-    const auto shift = [](__m512i x, unsigned bits) {
-      return _mm512_xor_si512(x, _mm512_maskz_srli_epi32(kAll, x, bits));
-    };
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    __m512i x = _mm512_xor_si512(_mm512_add_epi32(lanes, wide(first)), wide(key));
-    x = _mm512_add_epi32(_mm512_mullo_epi32(shift(x, 16), wide(kMix1)), wide(middle));
-    return shift(_mm512_mullo_epi32(shift(x, 13), wide(kMix2)), 16);
+    const __m512i lanes = _mm512_setr_epi32(0, product(1), product(2), product(3), product(4), product(5),
+                                            product(6), product(7), product(8), product(9), product(10),
+                                            product(11), product(12), product(13), product(14), product(15));
+    const __m512i x = _mm512_add_epi32(lanes, wide(start));
+    const __m512i mixed = _mm512_xor_si512(x, _mm512_maskz_srli_epi32(kAll, x, 13));
+    return _mm512_add_epi32(_mm512_mullo_epi32(mixed, wide(kMix2)), wide(high_key));
   }
 #endif
 
  private:
+  static constexpr int product(std::uint32_t lane) {
+    return static_cast<int>(lane * kMix1);
+  }
   static __m256i broadcast(std::uint32_t x) {
     return _mm256_set1_epi32(static_cast<int>(x));
-  }
-  static __m256i shift_xor(__m256i x, int bits) {
-    return _mm256_xor_si256(x, _mm256_srli_epi32(x, bits));
   }
 #endif
 };
@@ -133,13 +130,19 @@ struct Bf16Moments {
   }
   static void narrow_group(const float* m, const float* v, const GroupHash& hash, Storage* exp_avg,
                            Storage* exp_avg_sq) {
-    const __m512i noise = hash.sixteen();
-    const __m512i code_m = round(_mm512_load_ps(m), _mm512_and_si512(noise, _mm512_set1_epi32(0xFFFF)));
+    const __m512i bits = hash.sixteen();
+    const __m512i high = _mm512_maskz_srli_epi32(kAll, bits, 16);
+    const __m512i low = _mm512_and_si512(_mm512_xor_si512(bits, high), _mm512_set1_epi32(0xFFFF));
+    const __m512i code_m = round(_mm512_load_ps(m), low);
     const __m512 x = _mm512_load_ps(v);
-    const __m512i code_v = round(x, _mm512_maskz_srli_epi32(kAll, noise, 16));
     const __m512i least = _mm512_maskz_min_epu32(kAll, _mm512_castps_si512(x), _mm512_set1_epi32(1));
-    store_256(exp_avg, _mm512_maskz_cvtepi32_epi16(kAll, code_m));
-    store_256(exp_avg_sq, _mm512_maskz_cvtepi32_epi16(kAll, _mm512_maskz_max_epu32(kAll, code_v, least)));
+    const __m512i code_v = _mm512_maskz_max_epu32(kAll, round(x, high), least);
+    // Four codes of m, four of v and so on; then all of m and all of v.
+    const __m512i mixed = _mm512_maskz_packus_epi32(0xFFFFFFFF, code_m, code_v);
+    const __m512i apart =
+        _mm512_maskz_permutexvar_epi64(0xFF, _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), mixed);
+    store_256(exp_avg, _mm512_maskz_extracti64x4_epi64(0xF, apart, 0));
+    store_256(exp_avg_sq, _mm512_maskz_extracti64x4_epi64(0xF, apart, 1));
   }
 #elif defined(__AVX2__)
  private:
@@ -159,9 +162,11 @@ struct Bf16Moments {
     __m256i codes_m[2];
     __m256i codes_v[2];
     for (std::int64_t half = 0; half < 2; ++half) {
-      const __m256i noise = hash.eight(static_cast<int>(8 * half));
-      codes_m[half] = round(m + 8 * half, _mm256_and_si256(noise, _mm256_set1_epi32(0xFFFF)));
-      const __m256i code = round(v + 8 * half, _mm256_srli_epi32(noise, 16));
+      const __m256i bits = hash.eight(static_cast<int>(8 * half));
+      const __m256i high = _mm256_srli_epi32(bits, 16);
+      const __m256i low = _mm256_and_si256(_mm256_xor_si256(bits, high), _mm256_set1_epi32(0xFFFF));
+      codes_m[half] = round(m + 8 * half, low);
+      const __m256i code = round(v + 8 * half, high);
       codes_v[half] = _mm256_max_epu32(code, _mm256_min_epu32(load_256(v + 8 * half), _mm256_set1_epi32(1)));
     }
     store_256(exp_avg, narrow_16(codes_m[0], codes_m[1]));
