@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <new>
 #include <numeric>
@@ -14,11 +15,12 @@
 namespace smet::kernels::cpu {
 namespace {
 
-constexpr std::int64_t kFew = 256;          // draws that one thread makes at a time
-constexpr std::int64_t kMany = 65536;       // draws that all threads together make at a time
-constexpr std::int64_t kWorthwhile = 8192;  // fewer are not worth waking threads for
-constexpr std::int64_t kBands = 32;         // of the bitmap; a band's bits are set by one thread
-constexpr std::int64_t kAhead = 16;         // bits to prefetch: they are scattered over the bitmap
+constexpr std::int64_t kFew = 256;              // draws that one thread makes at a time
+constexpr std::int64_t kMany = 65536;           // draws that all threads together make at a time
+constexpr std::int64_t kWorthwhile = 8192;      // fewer are not worth waking threads for
+constexpr std::int64_t kBands = 32;             // of the bitmap; a band's bits are set by one thread
+constexpr std::int64_t kAhead = 16;             // bits to prefetch: they are scattered over the bitmap
+constexpr std::int64_t kWordsTogether = 16384;  // of the bitmap, counted or written by one thread
 
 // The bit of the bitmap that a draw names.
 class BitOf {
@@ -125,23 +127,36 @@ Status draw_positions(const Executor& executor, const DrawPositionsArgs& args) t
   const IsaKernels* kernels = isa_kernels();
   if (kernels == nullptr) return Status::unsupported_isa;
   const std::int64_t words = args.rows * words_per_row(args.cols);
-  const std::int64_t active = kernels->mask->count_bits(args.mask, words);
+  const std::int64_t chunks = (words + kWordsTogether - 1) / kWordsTogether;
+  const auto for_words = [&](const auto& body) {
+    for_chunks(executor, chunks, [&](std::int64_t chunk) {
+      body(chunk * kWordsTogether, std::min((chunk + 1) * kWordsTogether, words));
+    });
+  };
+  std::atomic<std::int64_t> active{0};
+  for_words([&](std::int64_t begin, std::int64_t end) {
+    active += kernels->mask->count_bits(args.mask + begin, end - begin);
+  });
   // With a wrong count the draws might never end.
   if (args.inactive != args.rows * args.cols - active || args.k < 0 || args.k > args.inactive) {
     return Status::invalid_argument;
   }
   const bool draw_left_out = args.k > args.inactive / 2;
+  for_words([&](std::int64_t begin, std::int64_t end) {
+    std::copy(args.mask + begin, args.mask + end, args.chosen + begin);
+  });
   Drawing drawing(args, *kernels, args.chosen);
-  std::copy_n(args.mask, words, args.chosen);
   drawing.run(executor, draw_left_out ? args.inactive - args.k : args.k);
 
   // Of the mask and the drawn positions together, keep the drawn ones; or take all that is in neither.
+  for_words([&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t word = begin; word < end; ++word) {
+      args.chosen[word] = draw_left_out ? ~args.chosen[word] : args.chosen[word] ^ args.mask[word];
+    }
+  });
   const std::int64_t words_in_row = words_per_row(args.cols);
   const auto last_cols = static_cast<unsigned>(args.cols % kWordColumns);
   const std::uint32_t last_word = last_cols == 0 ? ~0U : (1U << last_cols) - 1U;
-  for (std::int64_t word = 0; word < words; ++word) {
-    args.chosen[word] = draw_left_out ? ~args.chosen[word] : args.chosen[word] ^ args.mask[word];
-  }
   for (std::int64_t word = words_in_row - 1; draw_left_out && word < words; word += words_in_row) {
     args.chosen[word] &= last_word;
   }

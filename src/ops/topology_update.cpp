@@ -32,9 +32,6 @@ constexpr int64_t kCopyBytes = 1 << 20;  // one chunk of a copy
 uint32_t* mask_words(const Tensor& mask) {
   return reinterpret_cast<uint32_t*>(mask.mutable_data_ptr<int32_t>());
 }
-const uint32_t* const_mask_words(const Tensor& mask) {
-  return reinterpret_cast<const uint32_t*>(mask.const_data_ptr<int32_t>());
-}
 
 // make_pattern trusts what the tensors hold; before weights are moved by them, it is checked.
 kernels::Pattern checked_pattern(const Tensor& mask, const Tensor& rank, int64_t cols, int64_t n) {
@@ -93,9 +90,7 @@ void grow_drawn(const kernels::Pattern& old, int64_t k, int64_t key, int64_t upd
                                         .update = static_cast<uint32_t>(update),
                                         .chosen = mask_words(chosen)};
   check_status(kernels::cpu::draw_positions(executor(), args), "topology_plan");
-  const auto* grown = const_mask_words(chosen);
-  auto* words = mask_words(new_mask);
-  for (int64_t word = 0; word < new_mask.numel(); ++word) words[word] |= grown[word];
+  new_mask.bitwise_or_(chosen);
 }
 
 std::tuple<Tensor, Tensor> topology_plan_cpu(const Tensor& mask, const Tensor& rank, const Tensor& score,
