@@ -21,7 +21,7 @@ from smet.bench.regions import Stopwatch
 from smet.bench.rounds import WHOLE, Rounds, Times, run_rounds
 from smet.bench.rows import Row, table
 from smet.bench.step import PARTS, SparseStep, measure_step
-from smet.bench.topology import MaskedUpdate, SparseUpdate, measure_topology
+from smet.bench.topology import MaskedUpdate, SparseUpdate, measure_topology, with_prune
 from smet.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,6 +90,9 @@ def test_bodies_run_once_a_round_in_changing_order():
     log = []
     run_rounds({name: lambda name=name: log.append(name) for name in "abc"}, 30, itertools.count().__next__)
     rounds = [tuple(log[i : i + 3]) for i in range(0, len(log), 3)]
+    log.clear()
+    run_rounds({name: lambda name=name: log.append(name) for name in "abc"}, 30, sweep=1)
+    assert rounds != [tuple(log[i : i + 3]) for i in range(0, len(log), 3)]  # every sweep's own
     assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
     assert len(set(rounds)) == 6
 
@@ -150,10 +153,10 @@ def test_a_row_in_figures_and_as_json():
 
 
 def test_goals_per_weight():
-    found = row(goal=Goal(10.0, measure="ns"), weights=20_000_000)
-    assert found.ns == pytest.approx(10)
+    found = row(goal=Goal(20.0, measure="ns"), weights=20_000_000)
+    assert found.ns == pytest.approx(16.5)  # of the median round
     assert found.verdict == "holds"
-    assert "<= 10 ns" in table([found])
+    assert "<= 20 ns" in table([found])
 
 
 def test_nothing_over_nothing_has_no_ratio():
@@ -199,11 +202,24 @@ def test_rows_of_a_layer(op):
     rows = measure_layers([(32, 48)], [0.25], [16], [op], ["auto", "expand_gemm"], rounds=2, peers=False)
     assert [found.algorithm for found in rows] == ["auto", "expand_gemm"]
     for found in rows:
-        assert found.rounds >= 2
         assert found.ratio > 0
         assert found.dense_flops == 2 * 32 * 48 * 16 * (3 if op == "layer" else 1)
         assert found.sparse_flops == pytest.approx(found.dense_flops * 0.25)
     assert rows[1].goal.must == pytest.approx(1.1 * 1.1)
+
+
+@pytest.mark.parametrize(("rounds", "each"), [(40, [8] * 5), (12, [3] * 5), (2, [1, 1])])
+def test_all_problems_are_gone_through_in_sweeps(monkeypatch, rounds, each):
+    log = []
+
+    def fake(problem, count, sweep):
+        log.append((problem.case.out_features, count, sweep))
+        return Rounds({"auto": {WHOLE: [sweep + 1.0] * count}, DENSE: {WHOLE: [2.0] * count}})
+
+    monkeypatch.setattr(Problem, "run", fake)
+    rows = measure_layers([(32, 48), (16, 8)], [0.25], [16], ["layer"], ["auto"], rounds, peers=False)
+    assert log == [(out, count, sweep) for sweep, count in enumerate(each) for out in (32, 16)]
+    assert [(found.rounds, found.sparse.minimum) for found in rows] == [(sum(each), 1.0)] * 2
 
 
 def test_the_median_is_over_shapes():
@@ -250,13 +266,21 @@ def test_rows_of_the_optimizer():
         *("bf16 moments, against fp32's", "8-bit moments, against fp32's", "torch AdamW, foreach"),
     ]
     assert all(found.weights == 4000 and found.ns > 0 for found in rows)
+    full = rows[1].sparse
+    assert [found.dense == full for found in rows] == [False] * 5 + [True, True, False]
     assert [found.goal is not None for found in rows] == [True] * 7 + [False]
 
 
 def test_rows_of_the_topology_update():
     rows = measure_topology(64, 96, 0.25, rounds=2)
     assert [found.op for found in rows] == ["prune", "plan: prune and draw", "topology_update"]
+    assert rows[0].sparse.median < rows[1].sparse.median
     assert all(found.weights == 64 * 96 // 4 for found in rows)
+
+
+def test_pruning_is_what_a_plan_takes_beyond_its_draws():
+    taken = with_prune(Rounds({"plan": {WHOLE: [3.0, 5.0]}, "draws": {WHOLE: [1.0, 4.5]}}))
+    assert taken.samples["prune"][WHOLE] == [2.0, 0.5]
 
 
 def test_both_topology_updates_replace_as_many_weights():

@@ -78,7 +78,7 @@ class Problem:
     algorithms: tuple[str, ...]
     peers: bool = False
 
-    def run(self, rounds: int) -> Rounds:
+    def run(self, rounds: int, sweep: int = 0) -> Rounds:
         """Layers of their own, dense and sparse, in the same rounds."""
         case, op = self.case, self.op
         x = torch.randn(case.tokens, case.in_features, requires_grad=True)
@@ -94,7 +94,7 @@ class Problem:
                 bodies[peer.name] = alone(body_of(op, peer.layer, peer.weight, x, dy))
             if op == "forward":
                 bodies["torch CSR, feature-major"] = csr_forward(weight, x)
-        return run_rounds(bodies, rounds, seconds=_AT_LEAST)
+        return run_rounds(bodies, rounds, seconds=_AT_LEAST, sweep=sweep)
 
     def rows(self, measured: Rounds) -> list[Row]:
         """A row for every algorithm and peer."""
@@ -149,7 +149,8 @@ def measure_layers(
         for out_features, in_features in shapes
     ]
     sweeps = min(rounds, _SWEEPS)
-    measured = [[problem.run(-(-rounds // sweeps)) for problem in problems] for _ in range(sweeps)]
+    each = -(-rounds // sweeps)
+    measured = [[problem.run(each, sweep) for problem in problems] for sweep in range(sweeps)]
     by_problem = zip(problems, zip(*measured, strict=True), strict=True)
     return [row for problem, its in by_problem for row in problem.rows(Rounds.joined(its))]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Measuring in rounds: every body once a round, so that a change of the machine's speed meets all of them.
 
-A ratio is taken within each round, and is the median of these: on a busy machine, where the quotient of two
-minima or of two medians differed by up to 34 % from one run to the next, it did by up to 18 %.
+A ratio is taken within each round, and the median of these is reported. On a busy machine it differed by up
+to 18 % from one run to the next; the quotient of two minima, or of two medians, by up to 34 %.
 """
 
 from __future__ import annotations
@@ -68,13 +68,14 @@ def run_rounds(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
     seconds: float = 0.0,
+    sweep: int = 0,
 ) -> Rounds:
-    """Run `bodies` in random order, `rounds` times after two that only warm up.
+    """Run `bodies` in an order that every `sweep` draws anew, `rounds` times after two that only warm up.
 
     Short bodies take more rounds, until `seconds` have passed: a minimum wants an undisturbed moment of each.
     """
     order = list(bodies)
-    shuffle = random.Random(0).shuffle
+    shuffle = random.Random(sweep).shuffle
     log: list[dict[str, dict[str, float]]] = []
     began = clock()
     for attempt in itertools.count():

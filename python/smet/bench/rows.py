@@ -42,8 +42,8 @@ class Row:
 
     @property
     def ns(self) -> float | None:
-        """Nanoseconds per active weight, fastest round."""
-        return self.sparse.minimum / self.weights * 1e9 if self.weights else None
+        """Nanoseconds per active weight, median round."""
+        return self.sparse.median / self.weights * 1e9 if self.weights else None
 
     @property
     def verdict(self) -> str:

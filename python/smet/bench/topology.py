@@ -7,7 +7,7 @@ import torch
 
 import smet
 from smet.bench.goals import PRUNE, TOPOLOGY_UPDATE, Goal
-from smet.bench.rounds import Body, Rounds, Times, run_rounds
+from smet.bench.rounds import WHOLE, Body, Rounds, run_rounds
 from smet.bench.rows import Row
 
 DENSE = "masked dense"
@@ -101,16 +101,14 @@ def measure_topology(out_features: int, in_features: int, density: float, rounds
         "prune, dense": theirs.prune,
         DENSE: theirs.whole,
     }
-    measured = run_rounds(bodies, rounds)
-    prune = _difference(measured)
+    measured = with_prune(run_rounds(bodies, rounds))
 
-    def row(op: str, sparse: Times, baseline: str, goal: Goal | None) -> Row:
-        dense = measured.times(baseline)
+    def row(op: str, body: str, baseline: str, goal: Goal | None) -> Row:
         return Row(
             op=op,
-            sparse=sparse,
-            dense=dense,
-            ratio=sparse.median / dense.median,  # prune is a difference of medians, not of rounds
+            sparse=measured.times(body),
+            dense=measured.times(baseline),
+            ratio=measured.ratio(body, baseline),
             out_features=out_features,
             in_features=in_features,
             density=density,
@@ -120,12 +118,14 @@ def measure_topology(out_features: int, in_features: int, density: float, rounds
         )
 
     return [
-        row("prune", prune, "prune, dense", PRUNE),
-        row("plan: prune and draw", measured.times("plan"), DENSE, None),
-        row("topology_update", measured.times("whole"), DENSE, TOPOLOGY_UPDATE),
+        row("prune", "prune", "prune, dense", PRUNE),
+        row("plan: prune and draw", "plan", DENSE, None),
+        row("topology_update", "whole", DENSE, TOPOLOGY_UPDATE),
     ]
 
 
-def _difference(measured: Rounds) -> Times:
-    plan, draws = measured.times("plan"), measured.times("draws")
-    return Times(plan.minimum - draws.minimum, plan.median - draws.median)
+def with_prune(measured: Rounds) -> Rounds:
+    """`prune` added: in every round what planning took beyond the draws alone."""
+    plan, draws = (measured.samples[body][WHOLE] for body in ("plan", "draws"))
+    prune = [whole - part for whole, part in zip(plan, draws, strict=True)]
+    return Rounds({**measured.samples, "prune": {WHOLE: prune}})

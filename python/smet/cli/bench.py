@@ -193,7 +193,7 @@ def _add(parser: Parser, flag: str, kind: Any, default: Any, text: str, metavar:
 
 
 def _common(parser: Parser, rounds: int, peers: str | None = None) -> Parser:
-    _add(parser, "--rounds", int, rounds, "rounds at least", "N")
+    _add(parser, "--rounds", int, rounds, "at least so many rounds", "N")
     _add(parser, "--threads", int | None, None, "threads of torch; none: torch's choice", "N")
     _add(parser, "--json", str | None, None, "write the rows as a JSON list", "FILE")
     if peers:
