@@ -25,8 +25,8 @@ static constexpr std::uint32_t hash32_round(std::uint32_t x, std::uint32_t high_
 // hash32 = x ^ (x >> 16)
 // The finaliser of MurmurHash3 (Appleby, public domain) without its first step, which does nothing for
 // elements in a row: the first product is then an addition from one element to the next. For one key, 2^32
-// elements in a row get every number once. Its key must be mixed already, as step_keys are: the low half moves
-// all elements along one cycle of 2^32, and the high half alone would leave them correlated.
+// elements in a row get every number once. Its key must be mixed already, as step_keys are: the low half
+// moves all elements along one cycle of 2^32, and the high half alone would leave them correlated.
 static constexpr std::uint32_t hash32(std::uint64_t key, std::uint64_t i) {
   const std::uint32_t x = hash32_round(static_cast<std::uint32_t>(i) * kMix1 + hash32_start(key, i),
                                        static_cast<std::uint32_t>(key >> 32));
