@@ -10,14 +10,22 @@ namespace smet::kernels {
 inline constexpr std::uint32_t kMix1 = 0x85EBCA6B;
 inline constexpr std::uint32_t kMix2 = 0xC2B2AE35;
 
-// What all elements of the same 2^32 start from.
-static constexpr std::uint32_t hash32_start(std::uint64_t key, std::uint64_t i) {
-  return static_cast<std::uint32_t>(key) + static_cast<std::uint32_t>(i >> 32) * 0x9E3779B9U;
+// What elements in a row, whose indices agree in their high words, have in common.
+struct RowHash {
+  std::uint32_t start, high_key;
+};
+
+static constexpr RowHash hash32_row(std::uint64_t key, std::uint64_t first) {
+  const std::uint32_t high = static_cast<std::uint32_t>(first >> 32) * 0x9E3779B9U;
+  return {static_cast<std::uint32_t>(first) * kMix1 + static_cast<std::uint32_t>(key) + high,
+          static_cast<std::uint32_t>(key >> 32)};
 }
 
-// The last round before its last step, x ^ (x >> 16), which leaves the high half as it is.
-static constexpr std::uint32_t hash32_round(std::uint32_t x, std::uint32_t high_key) {
-  return (x ^ (x >> 13)) * kMix2 + high_key;
+// hash32(key, first + lane).
+static constexpr std::uint32_t hash32(RowHash row, std::uint32_t lane) {
+  std::uint32_t x = row.start + lane * kMix1;
+  x = (x ^ (x >> 13)) * kMix2 + row.high_key;
+  return x ^ (x >> 16);
 }
 
 // x      = low32(i) * kMix1 + low32(key) + high32(i) * 0x9E3779B9
@@ -28,9 +36,7 @@ static constexpr std::uint32_t hash32_round(std::uint32_t x, std::uint32_t high_
 // elements in a row get every number once. Its key must be mixed already, as step_keys are: the low half
 // moves all elements along one cycle of 2^32, and the high half alone would leave them correlated.
 static constexpr std::uint32_t hash32(std::uint64_t key, std::uint64_t i) {
-  const std::uint32_t x = hash32_round(static_cast<std::uint32_t>(i) * kMix1 + hash32_start(key, i),
-                                       static_cast<std::uint32_t>(key >> 32));
-  return x ^ (x >> 16);
+  return hash32(hash32_row(key, i), 0);
 }
 
 }  // namespace smet::kernels

@@ -13,7 +13,7 @@ namespace smet::kernels::cuda {
 inline constexpr int kBlock8Warps = kStepThreads / kWarp;
 inline constexpr int kBlocksPerWarp = 4;
 inline constexpr std::int64_t kBlock8Chunk = kBlock8Warps * kBlocksPerWarp;  // blocks of weights
-inline constexpr int kBlock8Elements = 4;                                    // per lane and round
+inline constexpr int kBlock8Elements = 2;  // per lane and round; four would spill on sm_100 and sm_120
 
 struct Block8Item {
   StepItem<float> step;
@@ -40,14 +40,14 @@ __device__ __forceinline__ std::int64_t first_weight(const Block8Item& item, std
   return row * item.cols + segment * kSegmentColumns;
 }
 
-// What four weights are before the step.
+// What a lane's weights are before the step.
 template <typename Type>
-struct FourWeights {
+struct LaneWeights {
   Vector<typename Type::Storage, kBlock8Elements> param, grad;
   Vector<std::uint8_t, kBlock8Elements> m, v;
   Vector<std::int16_t, kBlock8Elements> low;
 
-  __device__ static FourWeights load(const StepItem<float>& item, std::int64_t i, const Part& part) {
+  __device__ static LaneWeights load(const StepItem<float>& item, std::int64_t i, const Part& part) {
     constexpr int kCount = kBlock8Elements;
     using Storage = typename Type::Storage;
     return {load_part<kCount>(static_cast<const Storage*>(item.param), i, part),
@@ -60,14 +60,14 @@ struct FourWeights {
 
 // The moments of weight e after the step; returns sqrt(v), by way of which v is stored.
 template <typename Type>
-__device__ __forceinline__ float moments_of(const FourWeights<Type>& four, int e,
+__device__ __forceinline__ float moments_of(const LaneWeights<Type>& some, int e,
                                             const StepScalars<float>& scalars, const float* grad_scale,
                                             float unit, float unit_sq, float* m) {
-  const float param = weight_of<Type>(four.param.at[e], four.low.at[e]);
-  const float grad = effective_grad<float>(Type::load(four.grad.at[e]), param, grad_scale, scalars);
-  const float root = block8_sqrt_v(unit_sq, four.v.at[e]);
+  const float param = weight_of<Type>(some.param.at[e], some.low.at[e]);
+  const float grad = effective_grad<float>(Type::load(some.grad.at[e]), param, grad_scale, scalars);
+  const float root = block8_sqrt_v(unit_sq, some.v.at[e]);
   float v = root * root;
-  *m = block8_m(unit, four.m.at[e]);
+  *m = block8_m(unit, some.m.at[e]);
   update_moments(grad, scalars, m, &v);
   return square_root(v);
 }
@@ -99,11 +99,11 @@ __device__ __forceinline__ void step_block8(const Block8Item& item, const StepRo
   std::uint32_t most_sq = 0;
   for (std::int64_t i = start; i < last; i += kWarp * kCount) {
     const Part part = Part::of<kCount>(i, first, last, step.vectors);
-    const auto four = FourWeights<Type>::load(step, i, part);
-    for (int e = 0; e < kCount; ++e) {
-      if (!part.has(i + e)) continue;
+    const auto some = LaneWeights<Type>::load(step, i, part);
+    for (unsigned e = 0; e < kCount; ++e) {
+      if (!part.has(e)) continue;
       float m;
-      const float root = moments_of(four, e, step.scalars, grad_scale, old_unit, old_unit_sq, &m);
+      const float root = moments_of(some, e, step.scalars, grad_scale, old_unit, old_unit_sq, &m);
       most = max(most, float_bits(m) & 0x7FFFFFFFU);
       most_sq = max(most_sq, float_bits(root) & 0x7FFFFFFFU);
     }
@@ -120,24 +120,26 @@ __device__ __forceinline__ void step_block8(const Block8Item& item, const StepRo
 
   for (std::int64_t i = start; i < last; i += kWarp * kCount) {
     const Part part = Part::of<kCount>(i, first, last, step.vectors);
-    auto four = FourWeights<Type>::load(step, i, part);
+    auto some = LaneWeights<Type>::load(step, i, part);
     Vector<std::uint8_t, kCount> ids{};
     if (step.cohort != nullptr) ids = load_part<kCount>(step.cohort, i, part);
-    for (int e = 0; e < kCount; ++e) {
-      if (!part.has(i + e)) continue;
+    const RowHash moments_hash = hash32_row(keys.moments, static_cast<std::uint64_t>(i));
+    const RowHash rounding_hash = hash32_row(keys.rounding, static_cast<std::uint64_t>(i));
+    for (unsigned e = 0; e < kCount; ++e) {
+      if (!part.has(e)) continue;
       float m;
-      const float root = moments_of(four, e, step.scalars, grad_scale, old_unit, old_unit_sq, &m);
-      const float param = weight_of<Type>(four.param.at[e], four.low.at[e]);
+      const float root = moments_of(some, e, step.scalars, grad_scale, old_unit, old_unit_sq, &m);
+      const float param = weight_of<Type>(some.param.at[e], some.low.at[e]);
       const float result = updated_param(param, m, root, rows[ids.at[e]], step.scalars);
-      four.param.at[e] = stored_param<Type>(result, step.rounding, keys.rounding, i + e, &four.low.at[e]);
-      const std::uint32_t noise = hash32(keys.moments, static_cast<std::uint64_t>(i + e));
-      four.m.at[e] = m_code(m, per_unit, noise);
-      four.v.at[e] = v_code(root, per_unit_sq, noise >> 16);
+      some.param.at[e] = stored_param<Type>(result, step.rounding, rounding_hash, e, &some.low.at[e]);
+      const std::uint32_t noise = hash32(moments_hash, e);
+      some.m.at[e] = m_code(m, per_unit, noise);
+      some.v.at[e] = v_code(root, per_unit_sq, noise >> 16);
     }
-    store_part(static_cast<typename Type::Storage*>(step.param), i, part, four.param);
-    store_low<Type>(step, i, part, four.low);
-    store_part(static_cast<std::uint8_t*>(step.exp_avg), i, part, four.m);
-    store_part(static_cast<std::uint8_t*>(step.exp_avg_sq), i, part, four.v);
+    store_part(static_cast<typename Type::Storage*>(step.param), i, part, some.param);
+    store_low<Type>(step, i, part, some.low);
+    store_part(static_cast<std::uint8_t*>(step.exp_avg), i, part, some.m);
+    store_part(static_cast<std::uint8_t*>(step.exp_avg_sq), i, part, some.v);
   }
 }
 

@@ -26,7 +26,7 @@ struct FullMoments {
   using Storage = Compute;
   static constexpr int kElements = sizeof(Compute) == 4 ? 4 : 1;  // two of fp64 would need 72 registers
   __device__ static Compute load(Storage x) { return x; }
-  __device__ static void store(Compute m, Compute v, std::uint64_t /*key*/, std::int64_t /*i*/, Storage* m_to,
+  __device__ static void store(Compute m, Compute v, RowHash /*hash*/, unsigned /*lane*/, Storage* m_to,
                                Storage* v_to) {
     *m_to = m;
     *v_to = v;
@@ -36,9 +36,8 @@ struct Bf16Moments {
   using Storage = std::uint16_t;
   static constexpr int kElements = 2;  // four would spill on sm_100 and sm_120
   __device__ static float load(Storage x) { return bf16_to_f32(x); }
-  __device__ static void store(float m, float v, std::uint64_t key, std::int64_t i, Storage* m_to,
-                               Storage* v_to) {
-    const std::uint32_t noise = hash32(key, static_cast<std::uint64_t>(i));
+  __device__ static void store(float m, float v, RowHash hash, unsigned lane, Storage* m_to, Storage* v_to) {
+    const std::uint32_t noise = hash32(hash, lane);
     *m_to = stochastic_bf16(m, noise);
     *v_to = stochastic_bf16(v, noise >> 16);
     if (v > 0 && *v_to == 0) *v_to = 1;
@@ -91,17 +90,19 @@ StepItem<typename Type::Compute> step_item(const AdamWTensor& tensor, std::uint6
                      aligned_for<Vector<std::uint8_t, kCount>>(tensor.cohort)};
 }
 
-// The elements of [i, i + N) that are a thread's: [begin, end); `whole`: all N, at addresses aligned for a
-// vector.
+// Which of a thread's elements i to i + N are in [first, last): `begin` to `end` of them; `whole`: all N, at
+// an address aligned for a vector.
 struct Part {
-  std::int64_t begin, end;
+  int begin, end;
   bool whole;
 
   template <int N>
   __device__ static Part of(std::int64_t i, std::int64_t first, std::int64_t last, bool vectors) {
-    return {i < first ? first : i, i + N < last ? i + N : last, vectors && i >= first && i + N <= last};
+    const int begin = i < first ? static_cast<int>(first - i) : 0;
+    const int end = i + N > last ? static_cast<int>(last - i) : N;
+    return {begin, end, vectors && begin == 0 && end == N};
   }
-  __device__ bool has(std::int64_t i) const { return i >= begin && i < end; }
+  __device__ bool has(int e) const { return e >= begin && e < end; }
 };
 
 template <int N, typename T>
@@ -109,7 +110,7 @@ __device__ __forceinline__ Vector<T, N> load_part(const T* p, std::int64_t i, co
   if (part.whole) return *reinterpret_cast<const Vector<T, N>*>(p + i);
   Vector<T, N> x{};
   for (int e = 0; e < N; ++e) {
-    if (part.has(i + e)) x.at[e] = p[i + e];
+    if (part.has(e)) x.at[e] = p[i + e];
   }
   return x;
 }
@@ -121,7 +122,7 @@ __device__ __forceinline__ void store_part(T* p, std::int64_t i, const Part& par
     return;
   }
   for (int e = 0; e < N; ++e) {
-    if (part.has(i + e)) p[i + e] = x.at[e];
+    if (part.has(e)) p[i + e] = x.at[e];
   }
 }
 
@@ -147,7 +148,7 @@ __device__ __forceinline__ void store_low(const StepItem<typename Type::Compute>
 template <typename Type, typename Moments>
 __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>& item,
                                           const StepRow<typename Type::Compute>* rows, const StepKeys& keys,
-                                          const float* scale, std::int64_t i) {
+                                          const float* scale, std::int64_t i, std::int64_t end) {
   using Storage = typename Type::Storage;
   using Compute = typename Type::Compute;
   using Moment = typename Moments::Storage;
@@ -155,7 +156,7 @@ __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>
   auto* exp_avg = static_cast<Moment*>(item.exp_avg);
   auto* exp_avg_sq = static_cast<Moment*>(item.exp_avg_sq);
   constexpr int kCount = Moments::kElements;
-  const Part part = Part::of<kCount>(i, 0, item.size, item.vectors);
+  const Part part = Part::of<kCount>(i, i, end, item.vectors);  // a chunk begins at a multiple of kCount
 
   auto p = load_part<kCount>(param, i, part);
   const auto g = load_part<kCount>(static_cast<const Storage*>(item.grad), i, part);
@@ -164,15 +165,17 @@ __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>
   auto low = load_low<Type, kCount>(item, i, part);
   Vector<std::uint8_t, kCount> ids{};
   if (item.cohort != nullptr) ids = load_part<kCount>(item.cohort, i, part);
-  for (int e = 0; e < kCount; ++e) {
+  const RowHash moments_hash = hash32_row(keys.moments, static_cast<std::uint64_t>(i));
+  const RowHash rounding_hash = hash32_row(keys.rounding, static_cast<std::uint64_t>(i));
+  for (unsigned e = 0; e < kCount; ++e) {
     const Compute x = weight_of<Type>(p.at[e], low.at[e]);
     const Compute grad = effective_grad<Compute>(Type::load(g.at[e]), x, scale, item.scalars);
     Compute new_m = Moments::load(m.at[e]);
     Compute new_v = Moments::load(v.at[e]);
     update_moments(grad, item.scalars, &new_m, &new_v);
     const Compute result = updated_param(x, new_m, square_root(new_v), rows[ids.at[e]], item.scalars);
-    Moments::store(new_m, new_v, keys.moments, i + e, &m.at[e], &v.at[e]);
-    p.at[e] = stored_param<Type>(result, item.rounding, keys.rounding, i + e, &low.at[e]);
+    Moments::store(new_m, new_v, moments_hash, e, &m.at[e], &v.at[e]);
+    p.at[e] = stored_param<Type>(result, item.rounding, rounding_hash, e, &low.at[e]);
   }
   store_part(param, i, part, p);
   store_low<Type>(item, i, part, low);
@@ -198,7 +201,7 @@ __global__ void __launch_bounds__(kStepThreads, kStepBlocks<typename Type::Compu
   const std::int64_t begin = chunk * kChunk;
   const std::int64_t end = item.size - begin < kChunk ? item.size : begin + kChunk;
   for (std::int64_t i = begin + std::int64_t{threadIdx.x} * kCount; i < end; i += kStepThreads * kCount) {
-    step_some<Type, Moments>(item, rows, keys[0], control.grad_scale, i);
+    step_some<Type, Moments>(item, rows, keys[0], control.grad_scale, i, end);
   }
 }
 

@@ -90,11 +90,11 @@ enum class Rounding : std::uint8_t { nearest, stochastic, master };
 
 template <typename Type>
 __device__ __forceinline__ typename Type::Storage stored_param(typename Type::Compute x, Rounding rounding,
-                                                               std::uint64_t key, std::int64_t i,
+                                                               RowHash hash, unsigned lane,
                                                                std::int16_t* low) {
   if constexpr (std::is_same_v<Type, Bf16>) {
     if (rounding == Rounding::stochastic) {
-      return stochastic_bf16(x, hash32(key, static_cast<std::uint64_t>(i)));
+      return stochastic_bf16(x, hash32(hash, lane));
     }
     if (rounding == Rounding::master) {
       *low = master_low(x);

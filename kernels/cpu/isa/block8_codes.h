@@ -130,17 +130,17 @@ inline __m256 eight_randoms(__m256i shifted) {
   __m256i coded_m[2];
   __m256i coded_v[2];
   for (std::int64_t half = 0; half < 2; ++half) {
-    const __m256i bits = hash.eight(static_cast<int>(8 * half));
-    const __m256i noise = _mm256_xor_si256(bits, _mm256_srli_epi32(bits, 16));
+    const EightHashes noise = hash.eight(static_cast<int>(8 * half));
     const __m256 x = _mm256_load_ps(moments.m + 8 * half);
     const __m256 root = _mm256_load_ps(moments.root_v + 8 * half);
     const __m256i code = eight_codes(_mm256_andnot_ps(_mm256_set1_ps(-0.0F), x), per_unit.m, kBlock8MaxM,
-                                     eight_randoms(_mm256_slli_epi32(noise, 7)));
+                                     eight_randoms(_mm256_slli_epi32(noise.bits, 7)));
     const __m256i negative = _mm256_castps_si256(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ));
     coded_m[half] = _mm256_sub_epi32(_mm256_xor_si256(code, negative), negative);
     const __m256i least = _mm256_min_epu32(_mm256_castps_si256(root), _mm256_set1_epi32(1));
     coded_v[half] = _mm256_max_epi32(
-        eight_codes(root, per_unit.root_v, kBlock8MaxV, eight_randoms(_mm256_srli_epi32(bits, 9))), least);
+        eight_codes(root, per_unit.root_v, kBlock8MaxV, eight_randoms(_mm256_slli_epi32(noise.high, 7))),
+        least);
   }
   const auto bytes = [](__m256i shorts, bool is_signed) {
     const __m128i low = _mm256_castsi256_si128(shorts);

@@ -56,16 +56,15 @@ inline __m512 sixteen_randoms(__m512i shifted) {
 [[gnu::always_inline]] inline void encode_group(const GroupMoments& moments, Block8Factors per_unit,
                                                 const GroupHash& hash, std::uint8_t* codes_m,
                                                 std::uint8_t* codes_v) {
-  const __m512i bits = hash.sixteen();
-  const __m512i noise = _mm512_xor_si512(bits, _mm512_maskz_srli_epi32(kAll, bits, 16));
+  const SixteenHashes noise = hash.sixteen();
   const __m512 m = _mm512_load_ps(moments.m);
   const __m512i code = sixteen_codes(_mm512_abs_ps(m), per_unit.m, kBlock8MaxM,
-                                     sixteen_randoms(_mm512_maskz_slli_epi32(kAll, noise, 7)));
+                                     sixteen_randoms(_mm512_maskz_slli_epi32(kAll, noise.bits, 7)));
   const __mmask16 negative = _mm512_cmp_ps_mask(m, _mm512_setzero_ps(), _CMP_LT_OQ);
   const __m512i signed_code = _mm512_mask_sub_epi32(code, negative, _mm512_setzero_si512(), code);
   const __m512 root = _mm512_load_ps(moments.root_v);
   const __m512i code_sq = sixteen_codes(root, per_unit.root_v, kBlock8MaxV,
-                                        sixteen_randoms(_mm512_maskz_srli_epi32(kAll, bits, 9)));
+                                        sixteen_randoms(_mm512_maskz_slli_epi32(kAll, noise.high, 7)));
   const __m512i least = _mm512_maskz_min_epu32(kAll, _mm512_castps_si512(root), _mm512_set1_epi32(1));
   store_128(codes_m, _mm512_maskz_cvtepi32_epi8(kAll, signed_code));
   store_128(codes_v, _mm512_maskz_cvtepi32_epi8(kAll, _mm512_maskz_max_epi32(kAll, code_sq, least)));

@@ -15,35 +15,47 @@ namespace {
 inline constexpr __mmask16 kAll = 0xFFFF;  // forms without a mask: "may be used uninitialized"
 #endif
 
+// The hashes of some lanes, and their high halves.
+#ifdef __AVX2__
+struct EightHashes {
+  __m256i bits, high;
+};
+#endif
+#ifdef __AVX512F__
+struct SixteenHashes {
+  __m512i bits, high;
+};
+#endif
+
 // hash32(key, first + lane) for the lanes of one group, whose indices agree in their high words.
 struct GroupHash {
-  std::uint32_t start, high_key;
+  RowHash row;
 
-  GroupHash(std::uint64_t key, std::uint64_t first)
-      : start(static_cast<std::uint32_t>(first) * kMix1 + hash32_start(key, first)),
-        high_key(static_cast<std::uint32_t>(key >> 32)) {}
-  std::uint32_t operator()(int lane) const {
-    const std::uint32_t x = hash32_round(start + static_cast<std::uint32_t>(lane) * kMix1, high_key);
-    return x ^ (x >> 16);
-  }
+  GroupHash(std::uint64_t key, std::uint64_t first) : row(hash32_row(key, first)) {}
+  std::uint32_t operator()(int lane) const { return hash32(row, static_cast<std::uint32_t>(lane)); }
 #ifdef __AVX2__
-  // hash32_round of lanes `lane` to `lane` + 7.
-  __m256i eight(int lane) const {
+  // Of lanes `lane` to `lane` + 7.
+  EightHashes eight(int lane) const {
     const __m256i lanes = _mm256_setr_epi32(0, product(1), product(2), product(3), product(4), product(5),
                                             product(6), product(7));
-    const __m256i x = _mm256_add_epi32(lanes, broadcast(start + static_cast<std::uint32_t>(lane) * kMix1));
+    const __m256i x =
+        _mm256_add_epi32(lanes, broadcast(row.start + static_cast<std::uint32_t>(lane) * kMix1));
     const __m256i mixed = _mm256_xor_si256(x, _mm256_srli_epi32(x, 13));
-    return _mm256_add_epi32(_mm256_mullo_epi32(mixed, broadcast(kMix2)), broadcast(high_key));
+    const __m256i y = _mm256_add_epi32(_mm256_mullo_epi32(mixed, broadcast(kMix2)), broadcast(row.high_key));
+    const __m256i high = _mm256_srli_epi32(y, 16);
+    return {_mm256_xor_si256(y, high), high};
   }
 #ifdef __AVX512F__
-  __m512i sixteen() const {
+  SixteenHashes sixteen() const {
     const auto wide = [](std::uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); };
     const __m512i lanes = _mm512_setr_epi32(0, product(1), product(2), product(3), product(4), product(5),
                                             product(6), product(7), product(8), product(9), product(10),
                                             product(11), product(12), product(13), product(14), product(15));
-    const __m512i x = _mm512_add_epi32(lanes, wide(start));
+    const __m512i x = _mm512_add_epi32(lanes, wide(row.start));
     const __m512i mixed = _mm512_xor_si512(x, _mm512_maskz_srli_epi32(kAll, x, 13));
-    return _mm512_add_epi32(_mm512_mullo_epi32(mixed, wide(kMix2)), wide(high_key));
+    const __m512i y = _mm512_add_epi32(_mm512_mullo_epi32(mixed, wide(kMix2)), wide(row.high_key));
+    const __m512i high = _mm512_maskz_srli_epi32(kAll, y, 16);
+    return {_mm512_xor_si512(y, high), high};
   }
 #endif
 
@@ -130,13 +142,12 @@ struct Bf16Moments {
   }
   static void narrow_group(const float* m, const float* v, const GroupHash& hash, Storage* exp_avg,
                            Storage* exp_avg_sq) {
-    const __m512i bits = hash.sixteen();
-    const __m512i high = _mm512_maskz_srli_epi32(kAll, bits, 16);
-    const __m512i low = _mm512_and_si512(_mm512_xor_si512(bits, high), _mm512_set1_epi32(0xFFFF));
+    const SixteenHashes noise = hash.sixteen();
+    const __m512i low = _mm512_and_si512(noise.bits, _mm512_set1_epi32(0xFFFF));
     const __m512i code_m = round(_mm512_load_ps(m), low);
     const __m512 x = _mm512_load_ps(v);
     const __m512i least = _mm512_maskz_min_epu32(kAll, _mm512_castps_si512(x), _mm512_set1_epi32(1));
-    const __m512i code_v = _mm512_maskz_max_epu32(kAll, round(x, high), least);
+    const __m512i code_v = _mm512_maskz_max_epu32(kAll, round(x, noise.high), least);
     // Four codes of m, four of v and so on; then all of m and all of v.
     const __m512i mixed = _mm512_maskz_packus_epi32(0xFFFFFFFF, code_m, code_v);
     const __m512i apart =
@@ -162,11 +173,9 @@ struct Bf16Moments {
     __m256i codes_m[2];
     __m256i codes_v[2];
     for (std::int64_t half = 0; half < 2; ++half) {
-      const __m256i bits = hash.eight(static_cast<int>(8 * half));
-      const __m256i high = _mm256_srli_epi32(bits, 16);
-      const __m256i low = _mm256_and_si256(_mm256_xor_si256(bits, high), _mm256_set1_epi32(0xFFFF));
-      codes_m[half] = round(m + 8 * half, low);
-      const __m256i code = round(v + 8 * half, high);
+      const EightHashes noise = hash.eight(static_cast<int>(8 * half));
+      codes_m[half] = round(m + 8 * half, _mm256_and_si256(noise.bits, _mm256_set1_epi32(0xFFFF)));
+      const __m256i code = round(v + 8 * half, noise.high);
       codes_v[half] = _mm256_max_epu32(code, _mm256_min_epu32(load_256(v + 8 * half), _mm256_set1_epi32(1)));
     }
     store_256(exp_avg, narrow_16(codes_m[0], codes_m[1]));
