@@ -23,9 +23,8 @@ struct Update {
   Layer next = old;
   std::int64_t k = old.nnz / 5;
   std::vector<float> values = normal_numbers(old.nnz, .02F, 3);
-  std::vector<float> moved = values;
+  std::vector<float> scratch = values;
   std::vector<std::uint8_t> cohort = std::vector<std::uint8_t>(values.size(), 7);
-  std::vector<std::uint8_t> moved_cohort = cohort;
   std::vector<std::uint32_t> keep = old.mask;
   std::vector<std::uint32_t> chosen = old.mask;
 
@@ -51,12 +50,12 @@ struct Update {
   void relayout() {
     const float zero = 0;
     kernels::cpu::relayout(executor(),
-                           {old.pattern(), next.pattern(), values.data(), moved.data(), 4, &zero});
+                           {old.pattern(), next.pattern(), values.data(), 4, &zero, scratch.data()});
   }
   void relayout_cohort() {
     std::array<std::int64_t, 256> died;
-    kernels::cpu::relayout_cohort(
-        executor(), {old.pattern(), next.pattern(), cohort.data(), moved_cohort.data(), 9, died.data()});
+    kernels::cpu::relayout_cohort(executor(), {old.pattern(), next.pattern(), cohort.data(), 9, died.data(),
+                                               reinterpret_cast<std::uint8_t*>(scratch.data())});
   }
   void all() {
     select();

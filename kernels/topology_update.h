@@ -24,15 +24,16 @@ struct SelectKeepArgs {
   std::int64_t* nan_count;
 };
 
-// Moves one per-weight array from the old topology to the new one: survivors (set in both masks) keep their
-// bits, newborns (set in new_mask alone) get `fill` (element_bytes bytes). `destination` is not `source`.
+// Moves one per-weight array from the old topology to the new one, in place: survivors (set in both masks)
+// keep their bits, newborns (set in new_mask alone) get `fill` (element_bytes bytes).
 struct RelayoutArgs {
   Pattern old_pattern;
   Pattern new_pattern;         // same rows and cols
-  const void* source;          // [old nnz]
-  void* destination;           // [new nnz]
+  void* array;                 // room for the larger nnz
   std::int64_t element_bytes;  // 1, 2, 4 or 8
   const void* fill;
+  void* scratch;  // room for new nnz elements, aligned as they are. The fewer weights move far, the less of
+                  // it is touched
 };
 
 // The same for the cohort ids: newborns get `newborn`, and survivors that carry the id being recycled become
@@ -40,10 +41,10 @@ struct RelayoutArgs {
 struct RelayoutCohortArgs {
   Pattern old_pattern;
   Pattern new_pattern;
-  const std::uint8_t* source;
-  std::uint8_t* destination;
+  std::uint8_t* cohort;
   std::uint8_t newborn;
   std::int64_t* died;  // [256], overwritten
+  std::uint8_t* scratch;
 };
 
 namespace reference {

@@ -107,21 +107,6 @@ class Selection {
   std::uint64_t threshold_ = 0;            // the digits found: keys below it go
 };
 
-RelayoutRun relayout_run(const SegmentChunks& chunks, std::int64_t chunk, const Pattern& old_pattern,
-                         const Pattern& new_pattern) {
-  const std::int64_t segment = chunks.segment(chunk);
-  const std::int64_t end = chunks.segment(chunk + 1);
-  RelayoutRun run{};
-  run.old_words = old_pattern.mask + chunks.word(segment);
-  run.new_words = new_pattern.mask + chunks.word(segment);
-  run.words = chunks.word(end) - chunks.word(segment);
-  run.index = chunks.weight(old_pattern, segment);
-  run.nnz = old_pattern.nnz;
-  run.new_index = chunks.weight(new_pattern, segment);
-  run.new_end = chunks.weight(new_pattern, end);
-  return run;
-}
-
 }  // namespace
 
 Status select_keep(const Executor& executor, const SelectKeepArgs& args) try {
@@ -131,45 +116,6 @@ Status select_keep(const Executor& executor, const SelectKeepArgs& args) try {
   const ScoreKernels& score =
       kernels->select->score[static_cast<int>(args.score_dtype)][static_cast<int>(args.order)];
   Selection(executor, args, score).run();
-  return Status::ok;
-} catch (const std::bad_alloc&) {
-  return Status::out_of_memory;
-}
-
-Status relayout(const Executor& executor, const RelayoutArgs& args) {
-  const IsaKernels* kernels = isa_kernels();
-  if (kernels == nullptr) return Status::unsupported_isa;
-  int width = 0;
-  while (width < 4 && (std::int64_t{1} << width) != args.element_bytes) ++width;
-  if (width == 4) return Status::unsupported_dtype;
-  const SegmentChunks chunks(args.old_pattern.rows, args.old_pattern.cols);
-  for_chunks(executor, chunks.count(), [&](std::int64_t chunk) {
-    RelayoutRun run = relayout_run(chunks, chunk, args.old_pattern, args.new_pattern);
-    run.source = args.source;
-    run.destination = args.destination;
-    run.fill = args.fill;
-    kernels->relayout->run[width](run);
-  });
-  return Status::ok;
-}
-
-Status relayout_cohort(const Executor& executor, const RelayoutCohortArgs& args) try {
-  const IsaKernels* kernels = isa_kernels();
-  if (kernels == nullptr) return Status::unsupported_isa;
-  const SegmentChunks chunks(args.old_pattern.rows, args.old_pattern.cols);
-  std::vector<std::array<std::int64_t, 256>> died(static_cast<std::size_t>(chunks.count()));
-  for_chunks(executor, chunks.count(), [&](std::int64_t chunk) {
-    RelayoutRun run = relayout_run(chunks, chunk, args.old_pattern, args.new_pattern);
-    run.source = args.source;
-    run.destination = args.destination;
-    run.fill = &args.newborn;
-    run.recycled = args.newborn;
-    kernels->relayout->cohort(run, died[static_cast<std::size_t>(chunk)].data());
-  });
-  std::fill(args.died, args.died + 256, std::int64_t{0});
-  for (const auto& part : died) {
-    for (std::size_t id = 0; id < part.size(); ++id) args.died[id] += part[id];
-  }
   return Status::ok;
 } catch (const std::bad_alloc&) {
   return Status::out_of_memory;

@@ -69,8 +69,8 @@ Status relayout(const Executor& /*executor*/, const RelayoutArgs& args) {
   const Pattern& pattern = args.old_pattern;
   const std::int64_t bytes = args.element_bytes;
   if (bytes != 1 && bytes != 2 && bytes != 4 && bytes != 8) return Status::unsupported_dtype;
-  const char* source = static_cast<const char*>(args.source);
-  char* destination = static_cast<char*>(args.destination);
+  const char* source = static_cast<const char*>(args.array);
+  char* destination = static_cast<char*>(args.scratch);
   for (std::int64_t row = 0; row < pattern.rows; ++row) {
     for (std::int64_t col = 0; col < pattern.cols; ++col) {
       const bool was_active = is_active(pattern.mask, pattern.cols, row, col);
@@ -81,6 +81,8 @@ Status relayout(const Executor& /*executor*/, const RelayoutArgs& args) {
       if (was_active) source += bytes;
     }
   }
+  std::copy_n(static_cast<const char*>(args.scratch), args.new_pattern.nnz * bytes,
+              static_cast<char*>(args.array));
   return Status::ok;
 }
 
@@ -93,14 +95,15 @@ Status relayout_cohort(const Executor& /*executor*/, const RelayoutCohortArgs& a
     for (std::int64_t col = 0; col < pattern.cols; ++col) {
       const bool was_active = is_active(pattern.mask, pattern.cols, row, col);
       const bool stays = is_active(args.new_pattern.mask, pattern.cols, row, col);
-      const std::uint8_t id = was_active ? args.source[old_index++] : args.newborn;
+      const std::uint8_t id = was_active ? args.cohort[old_index++] : args.newborn;
       if (stays) {
-        args.destination[new_index++] = was_active && id == args.newborn ? std::uint8_t{0} : id;
+        args.scratch[new_index++] = was_active && id == args.newborn ? std::uint8_t{0} : id;
       } else if (was_active) {
         ++args.died[id];
       }
     }
   }
+  std::copy_n(args.scratch, args.new_pattern.nnz, args.cohort);
   return Status::ok;
 }
 

@@ -158,19 +158,18 @@ Tensor topology_commit_cpu(const Tensor& values, const Tensor& mask, const Tenso
 
   constexpr double kZero = 0.0;  // eight zero bytes, the fill of every element size
   for (const auto& [tensor, what] : carried) {
-    const int64_t bytes = tensor.element_size();
     if (cohort.has_value() && tensor.is_same(*cohort)) {
       check_status(kernels::cpu::relayout_cohort(
-                       executor(), {old_pattern, new_pattern, tensor.const_data_ptr<uint8_t>(),
-                                    scratch.mutable_data_ptr<uint8_t>(), static_cast<uint8_t>(newborn_cohort),
-                                    died.mutable_data_ptr<int64_t>()}),
+                       executor(), {old_pattern, new_pattern, tensor.mutable_data_ptr<uint8_t>(),
+                                    static_cast<uint8_t>(newborn_cohort), died.mutable_data_ptr<int64_t>(),
+                                    scratch.mutable_data_ptr<uint8_t>()}),
                    "topology_commit_");
     } else {
-      check_status(kernels::cpu::relayout(executor(), {old_pattern, new_pattern, tensor.const_data_ptr(),
-                                                       scratch.mutable_data_ptr(), bytes, &kZero}),
-                   "topology_commit_");
+      check_status(
+          kernels::cpu::relayout(executor(), {old_pattern, new_pattern, tensor.mutable_data_ptr(),
+                                              tensor.element_size(), &kZero, scratch.mutable_data_ptr()}),
+          "topology_commit_");
     }
-    copy_bytes(tensor.mutable_data_ptr(), scratch.const_data_ptr(), n * bytes);
   }
   copy_bytes(mask.mutable_data_ptr(), new_mask.const_data_ptr(), static_cast<int64_t>(mask.nbytes()));
   copy_bytes(rank.mutable_data_ptr(), new_rank.const_data_ptr(), static_cast<int64_t>(rank.nbytes()));

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -7,7 +7,7 @@ import torch
 
 import smet
 from smet.bench.goals import PRUNE, TOPOLOGY_UPDATE, Goal
-from smet.bench.rounds import WHOLE, Body, Rounds, run_rounds
+from smet.bench.rounds import WHOLE, Body, Rounds, Times, run_rounds
 from smet.bench.rows import Row
 
 DENSE = "masked dense"
@@ -106,7 +106,7 @@ def measure_topology(out_features: int, in_features: int, density: float, rounds
     def row(op: str, body: str, baseline: str, goal: Goal | None) -> Row:
         return Row(
             op=op,
-            sparse=measured.times(body),
+            sparse=prune_times(measured) if body == "prune" else measured.times(body),
             dense=measured.times(baseline),
             ratio=measured.ratio(body, baseline),
             out_features=out_features,
@@ -129,3 +129,9 @@ def with_prune(measured: Rounds) -> Rounds:
     plan, draws = (measured.samples[body][WHOLE] for body in ("plan", "draws"))
     prune = [whole - part for whole, part in zip(plan, draws, strict=True)]
     return Rounds({**measured.samples, "prune": {WHOLE: prune}})
+
+
+def prune_times(measured: Rounds) -> Times:
+    """Of `prune`: as minimum the minima's difference, for the least difference is the noisiest round's."""
+    minimum = measured.times("plan").minimum - measured.times("draws").minimum
+    return Times(minimum, measured.times("prune").median)

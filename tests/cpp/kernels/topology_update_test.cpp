@@ -146,16 +146,17 @@ TEST(Relayout, EqualsReference) {
       for (const std::int64_t bytes : {1, 2, 4, 8}) {
         SCOPED_TRACE(std::to_string(bytes) + " bytes, " + std::to_string(old.nnz) + " to " +
                      std::to_string(next.nnz));
-        Bytes source(old.nnz * bytes);
+        Bytes before(std::max(old.nnz, next.nnz) * bytes);
         Random random(29);
-        for (unsigned char& byte : source) byte = static_cast<unsigned char>(random.bits());
+        for (unsigned char& byte : before) byte = static_cast<unsigned char>(random.bits());
         const unsigned char fill[] = {1, 2, 3, 4, 5, 6, 7, 8};
-        Bytes want(next.nnz * bytes);
-        RelayoutArgs args = {old.pattern(), next.pattern(), source.data(), want.data(), bytes, fill};
+        Bytes want = before;
+        Bytes scratch(next.nnz * bytes);
+        RelayoutArgs args = {old.pattern(), next.pattern(), want.data(), bytes, fill, scratch.data()};
         ASSERT_EQ(kernels::reference::relayout(serial(), args), Status::ok);
         for_each_variant([&](const Executor& executor) {
-          Bytes got(next.nnz * bytes);
-          args.destination = got.data();
+          Bytes got = before;
+          args.array = got.data();
           ASSERT_EQ(kernels::cpu::relayout(executor, args), Status::ok);
           ASSERT_TRUE(same_bytes(got, want));
         });
@@ -171,22 +172,22 @@ TEST(Relayout, ReferenceOnASmallLayer) {
   for (const std::int64_t col : {2, 17, 33, 39}) next.activate(0, col);
   old.derive();
   next.derive();
-  const std::uint16_t source[] = {30, 170, 390};
+  std::array<std::uint16_t, 4> array = {30, 170, 390};
+  std::array<std::uint16_t, 4> scratch{};
   const std::uint16_t fill = 7;
-  std::uint16_t destination[4] = {};
-  const RelayoutArgs args = {old.pattern(), next.pattern(), source, destination, 2, &fill};
+  const RelayoutArgs args = {old.pattern(), next.pattern(), array.data(), 2, &fill, scratch.data()};
   ASSERT_EQ(kernels::reference::relayout(serial(), args), Status::ok);
-  EXPECT_EQ((std::array{destination[0], destination[1], destination[2], destination[3]}),
-            (std::array<std::uint16_t, 4>{7, 170, 7, 390}));
+  EXPECT_EQ(array, (std::array<std::uint16_t, 4>{7, 170, 7, 390}));
 }
 
 TEST(Relayout, OtherElementSizesAreRefused) {
   const Topology topology = make_topology({"small", 3, 50, .5});
-  Bytes source(16 * topology.nnz);
-  Bytes destination(16 * topology.nnz);
+  Bytes array(16 * topology.nnz);
+  Bytes scratch(16 * topology.nnz);
+  const std::uint64_t fill = 0;
   for (const std::int64_t bytes : {0, 3, 16}) {
-    const RelayoutArgs args = {
-        topology.pattern(), topology.pattern(), source.data(), destination.data(), bytes, source.data()};
+    const RelayoutArgs args = {topology.pattern(), topology.pattern(), array.data(), bytes, &fill,
+                               scratch.data()};
     EXPECT_EQ(kernels::cpu::relayout(serial(), args), Status::unsupported_dtype);
     EXPECT_EQ(kernels::reference::relayout(serial(), args), Status::unsupported_dtype);
   }
@@ -197,20 +198,21 @@ TEST(RelayoutCohort, EqualsReference) {
   for_each_problem([](const Problem& problem) {
     const Topology old = make_topology(problem);
     for (const Topology& next : successors(problem, old)) {
-      Buffer<std::uint8_t> source(old.nnz);
+      Buffer<std::uint8_t> before(std::max(old.nnz, next.nnz));
       Random random(31);
-      for (std::uint8_t& id : source)
+      for (std::uint8_t& id : before)
         id = static_cast<std::uint8_t>(random.below(2) == 0 ? 200 : random.bits());
-      Buffer<std::uint8_t> want(next.nnz);
+      Buffer<std::uint8_t> want = before;
+      Buffer<std::uint8_t> scratch(next.nnz);
       std::array<std::int64_t, 256> want_died{};
-      RelayoutCohortArgs args = {old.pattern(), next.pattern(),  source.data(), want.data(),
-                                 200,           want_died.data()};
+      RelayoutCohortArgs args = {old.pattern(), next.pattern(),   want.data(),
+                                 200,           want_died.data(), scratch.data()};
       ASSERT_EQ(kernels::reference::relayout_cohort(serial(), args), Status::ok);
       for_each_variant([&](const Executor& executor) {
-        Buffer<std::uint8_t> got(next.nnz);
+        Buffer<std::uint8_t> got = before;
         std::array<std::int64_t, 256> died;
         died.fill(-1);
-        args.destination = got.data();
+        args.cohort = got.data();
         args.died = died.data();
         ASSERT_EQ(kernels::cpu::relayout_cohort(executor, args), Status::ok);
         ASSERT_TRUE(same_bytes(got, want));
@@ -227,13 +229,13 @@ TEST(RelayoutCohort, ReferenceOnASmallLayer) {
   for (const std::int64_t col : {2, 17, 33, 39}) next.activate(0, col);
   old.derive();
   next.derive();
-  const std::uint8_t source[] = {5, 9, 5, 4};
-  std::uint8_t destination[4] = {};
+  std::array<std::uint8_t, 4> cohort = {5, 9, 5, 4};
+  std::array<std::uint8_t, 4> scratch{};
   std::array<std::int64_t, 256> died{};
-  const RelayoutCohortArgs args = {old.pattern(), next.pattern(), source, destination, 9, died.data()};
+  const RelayoutCohortArgs args = {old.pattern(), next.pattern(), cohort.data(), 9,
+                                   died.data(),   scratch.data()};
   ASSERT_EQ(kernels::reference::relayout_cohort(serial(), args), Status::ok);
-  EXPECT_EQ((std::array{destination[0], destination[1], destination[2], destination[3]}),
-            (std::array<std::uint8_t, 4>{9, 0, 9, 4}));
+  EXPECT_EQ(cohort, (std::array<std::uint8_t, 4>{9, 0, 9, 4}));
   std::array<std::int64_t, 256> want{};
   want[5] = 2;
   EXPECT_EQ(died, want);

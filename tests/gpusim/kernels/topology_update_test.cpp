@@ -116,17 +116,21 @@ void check_relayout(const Topology& old, const Topology& next, bool every_schedu
   std::vector<Bytes> want;
   for (const std::int64_t bytes : sizes) {
     sources.push_back(random_bytes(old.nnz * bytes, 29 + sources.size()));
+    Bytes array(std::max(old.nnz, next.nnz) * bytes);
+    std::copy_n(sources.back().data(), old.nnz * bytes, array.data());
     want.emplace_back(next.nnz * bytes);
-    const RelayoutArgs args = {old.pattern(),      next.pattern(), sources.back().data(),
-                               want.back().data(), bytes,          &kFill};
+    const RelayoutArgs args = {old.pattern(), next.pattern(), array.data(),
+                               bytes,         &kFill,         want.back().data()};
     ASSERT_EQ(kernels::reference::relayout(serial(), args), Status::ok);
   }
   Buffer<std::uint8_t> ids = random_bytes(old.nnz, 31);
   for (std::int64_t i = 0; i < ids.size(); i += 3) ids[i] = kNewborn;
+  Buffer<std::uint8_t> cohort_ids(std::max(old.nnz, next.nnz));
+  std::copy(ids.begin(), ids.end(), cohort_ids.begin());
   Buffer<std::uint8_t> want_ids(next.nnz);
   Buffer<std::int64_t> want_died(256);
-  const RelayoutCohortArgs cohort = {old.pattern(),   next.pattern(), ids.data(),
-                                     want_ids.data(), kNewborn,       want_died.data()};
+  const RelayoutCohortArgs cohort = {old.pattern(), next.pattern(),   cohort_ids.data(),
+                                     kNewborn,      want_died.data(), want_ids.data()};
   ASSERT_EQ(kernels::reference::relayout_cohort(serial(), cohort), Status::ok);
 
   DeviceTopology device_old(old);
