@@ -23,6 +23,7 @@ struct Update {
   Layer next = old;
   std::int64_t k = old.nnz / 5;
   std::vector<float> values = normal_numbers(old.nnz, .02F, 3);
+  std::vector<float> moved = values;  // apart from the scores, which an update would change
   std::vector<float> scratch = values;
   std::vector<std::uint8_t> cohort = std::vector<std::uint8_t>(values.size(), 7);
   std::vector<std::uint32_t> keep = old.mask;
@@ -50,7 +51,7 @@ struct Update {
   void relayout() {
     const float zero = 0;
     kernels::cpu::relayout(executor(),
-                           {old.pattern(), next.pattern(), values.data(), 4, &zero, scratch.data()});
+                           {old.pattern(), next.pattern(), moved.data(), 4, &zero, scratch.data()});
   }
   void relayout_cohort() {
     std::array<std::int64_t, 256> died;

@@ -29,7 +29,7 @@ struct SelectKeepArgs {
 struct RelayoutArgs {
   Pattern old_pattern;
   Pattern new_pattern;         // same rows and cols
-  void* array;                 // room for the larger nnz
+  void* array;                 // room for the larger nnz; what is beyond the new one stays
   std::int64_t element_bytes;  // 1, 2, 4 or 8
   const void* fill;
   void* scratch;  // room for new nnz elements, aligned as they are. The fewer weights move far, the less of
@@ -41,10 +41,10 @@ struct RelayoutArgs {
 struct RelayoutCohortArgs {
   Pattern old_pattern;
   Pattern new_pattern;
-  std::uint8_t* cohort;
+  std::uint8_t* cohort;  // room for the larger nnz
   std::uint8_t newborn;
-  std::int64_t* died;  // [256], overwritten
-  std::uint8_t* scratch;
+  std::int64_t* died;     // [256], overwritten
+  std::uint8_t* scratch;  // [new nnz]
 };
 
 namespace reference {
@@ -63,10 +63,10 @@ std::int64_t select_keep_scratch();
 Status select_keep(Stream stream, const SelectKeepArgs& args, void* scratch);
 
 // Everything that a layer stores per weight, moved in one pass over the masks: relayout of every array, and
-// relayout_cohort where `died` is not null.
+// relayout_cohort where `died` is not null, each not in place but into memory of its own.
 struct RelayoutArray {
-  const void* source;
-  void* destination;
+  const void* source;  // [old nnz]
+  void* destination;   // [new nnz]
   std::int64_t element_bytes;
   std::uint64_t fill;  // its low bytes
 };
@@ -76,8 +76,8 @@ struct RelayoutLayerArgs {
   Pattern new_pattern;
   const RelayoutArray* arrays;  // on the host; read before this returns
   std::int64_t count;           // at most kRelayoutArrays, else invalid_argument
-  const std::uint8_t* cohort;
-  std::uint8_t* new_cohort;
+  const std::uint8_t* cohort;   // [old nnz]
+  std::uint8_t* new_cohort;     // [new nnz]
   std::uint8_t newborn;
   std::int64_t* died;  // [256], overwritten; null: the layer has no cohort
 };

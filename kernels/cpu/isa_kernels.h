@@ -55,7 +55,7 @@ struct RelayoutRun {
   const void* source;
   std::int64_t index, nnz;  // nothing at or beyond source[nnz] is read
   void* destination;
-  std::int64_t new_index, new_end;  // destination[new_index...new_end) belongs to this run
+  std::int64_t new_index, new_end;  // destination[new_index...new_end) may be written, beyond the weights too
   const void* fill;
   std::uint8_t recycled;  // cohorts only: survivors with this id become 0
 };

@@ -153,7 +153,7 @@ class Range {
 };
 
 // move(run, chunk) on every step of every chunk. Allocates nothing: a layer's arrays move one after the
-// other, and after the first it is too late to fail.
+// other, and after the first it is too late to fail. (The cohort ids, which need counts, are the first.)
 template <typename Move>
 void move_in_place(const Executor& executor, const Segments& segments, void* array, std::int64_t bytes,
                    void* scratch, const Move& move) {

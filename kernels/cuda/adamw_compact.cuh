@@ -100,7 +100,7 @@ __device__ __forceinline__ void step_block8(const Block8Item& item, const StepRo
   for (std::int64_t i = start; i < last; i += kWarp * kCount) {
     const Part part = Part::of<kCount>(i, first, last, step.vectors);
     const auto some = LaneWeights<Type>::load(step, i, part);
-    for (unsigned e = 0; e < kCount; ++e) {
+    for (int e = 0; e < kCount; ++e) {
       if (!part.has(e)) continue;
       float m;
       const float root = moments_of(some, e, step.scalars, grad_scale, old_unit, old_unit_sq, &m);
@@ -123,9 +123,9 @@ __device__ __forceinline__ void step_block8(const Block8Item& item, const StepRo
     auto some = LaneWeights<Type>::load(step, i, part);
     Vector<std::uint8_t, kCount> ids{};
     if (step.cohort != nullptr) ids = load_part<kCount>(step.cohort, i, part);
-    const RowHash moments_hash = hash32_row(keys.moments, static_cast<std::uint64_t>(i));
-    const RowHash rounding_hash = hash32_row(keys.rounding, static_cast<std::uint64_t>(i));
-    for (unsigned e = 0; e < kCount; ++e) {
+    const RunHash moments_hash = hash32_run(keys.moments, static_cast<std::uint64_t>(i));
+    const RunHash rounding_hash = hash32_run(keys.rounding, static_cast<std::uint64_t>(i));
+    for (int e = 0; e < kCount; ++e) {
       if (!part.has(e)) continue;
       float m;
       const float root = moments_of(some, e, step.scalars, grad_scale, old_unit, old_unit_sq, &m);

@@ -26,7 +26,7 @@ struct FullMoments {
   using Storage = Compute;
   static constexpr int kElements = sizeof(Compute) == 4 ? 4 : 1;  // two of fp64 would need 72 registers
   __device__ static Compute load(Storage x) { return x; }
-  __device__ static void store(Compute m, Compute v, RowHash /*hash*/, unsigned /*lane*/, Storage* m_to,
+  __device__ static void store(Compute m, Compute v, RunHash /*hash*/, int /*lane*/, Storage* m_to,
                                Storage* v_to) {
     *m_to = m;
     *v_to = v;
@@ -36,7 +36,7 @@ struct Bf16Moments {
   using Storage = std::uint16_t;
   static constexpr int kElements = 2;  // four would spill on sm_100 and sm_120
   __device__ static float load(Storage x) { return bf16_to_f32(x); }
-  __device__ static void store(float m, float v, RowHash hash, unsigned lane, Storage* m_to, Storage* v_to) {
+  __device__ static void store(float m, float v, RunHash hash, int lane, Storage* m_to, Storage* v_to) {
     const std::uint32_t noise = hash32(hash, lane);
     *m_to = stochastic_bf16(m, noise);
     *v_to = stochastic_bf16(v, noise >> 16);
@@ -165,9 +165,9 @@ __device__ __forceinline__ void step_some(const StepItem<typename Type::Compute>
   auto low = load_low<Type, kCount>(item, i, part);
   Vector<std::uint8_t, kCount> ids{};
   if (item.cohort != nullptr) ids = load_part<kCount>(item.cohort, i, part);
-  const RowHash moments_hash = hash32_row(keys.moments, static_cast<std::uint64_t>(i));
-  const RowHash rounding_hash = hash32_row(keys.rounding, static_cast<std::uint64_t>(i));
-  for (unsigned e = 0; e < kCount; ++e) {
+  const RunHash moments_hash = hash32_run(keys.moments, static_cast<std::uint64_t>(i));
+  const RunHash rounding_hash = hash32_run(keys.rounding, static_cast<std::uint64_t>(i));
+  for (int e = 0; e < kCount; ++e) {
     const Compute x = weight_of<Type>(p.at[e], low.at[e]);
     const Compute grad = effective_grad<Compute>(Type::load(g.at[e]), x, scale, item.scalars);
     Compute new_m = Moments::load(m.at[e]);

@@ -90,8 +90,7 @@ enum class Rounding : std::uint8_t { nearest, stochastic, master };
 
 template <typename Type>
 __device__ __forceinline__ typename Type::Storage stored_param(typename Type::Compute x, Rounding rounding,
-                                                               RowHash hash, unsigned lane,
-                                                               std::int16_t* low) {
+                                                               RunHash hash, int lane, std::int16_t* low) {
   if constexpr (std::is_same_v<Type, Bf16>) {
     if (rounding == Rounding::stochastic) {
       return stochastic_bf16(x, hash32(hash, lane));

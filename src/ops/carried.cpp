@@ -11,6 +11,8 @@
 namespace smet::ops {
 namespace {
 
+constexpr uintptr_t kScratchAlignment = 8;  // of the largest element
+
 void check_tensors(const Carried& all, int64_t n) {
   std::vector<const void*> addresses;
   for (const auto& [tensor, what] : all) {
@@ -48,10 +50,14 @@ Carried check_carried(const at::Tensor& values, at::TensorList moments,
 }
 
 void check_commit_scratch(const at::Tensor& scratch, const at::Tensor& values, at::TensorList moments) {
-  TORCH_CHECK_VALUE(scratch.scalar_type() == at::kByte && scratch.is_contiguous() &&
-                        scratch.numel() >= commit_scratch_bytes(values, moments),
-                    "smet: scratch is ", scratch.scalar_type(), " ", scratch.sizes(), "; expected at least ",
-                    commit_scratch_bytes(values, moments), " bytes of uint8");
+  const int64_t bytes = commit_scratch_bytes(values, moments);
+  const auto address = reinterpret_cast<uintptr_t>(scratch.const_data_ptr());
+  TORCH_CHECK_VALUE(
+      scratch.scalar_type() == at::kByte && scratch.is_contiguous() && scratch.numel() >= bytes &&
+          scratch.device() == values.device() && address % kScratchAlignment == 0,
+      "smet: scratch is ", scratch.scalar_type(), " ", scratch.sizes(), " on ", scratch.device(),
+      " at a multiple of ", address & (~address + 1), " bytes; expected at least ", bytes,
+      " bytes of uint8 on ", values.device(), " at a multiple of ", kScratchAlignment);
 }
 
 at::Tensor update_summary(int64_t k, int64_t nan_count, const at::Tensor& died) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // smet::topology_update_ = topology_plan + topology_commit_: prune the k lowest scores, grow k positions,
-// re-lay out everything that is stored per weight. Everything is checked and computed aside before the first
-// write, so an exception changes nothing.
+// re-lay out everything that is stored per weight. What can fail comes before the first write, so an
+// exception changes nothing.
 #include "src/ops/topology_update.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -139,6 +139,9 @@ Tensor topology_commit_cpu(const Tensor& values, const Tensor& mask, const Tenso
   const int64_t n = values.numel();
   const Carried carried = check_carried(values, moments, cohort, newborn_cohort);
   check_commit_scratch(scratch, values, moments);
+  // Where memory is shared until the first write, this copies it, which may fail.
+  for (const auto& [tensor, what] : carried) tensor.mutable_data_ptr();
+  for (const Tensor* index : {&mask, &rank}) index->mutable_data_ptr();
 
   const kernels::Pattern old_pattern = make_pattern(mask, rank, cols, n);
   const Tensor new_rank = at::empty_like(rank);

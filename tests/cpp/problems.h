@@ -184,8 +184,15 @@ inline Executor serial() {
   }};
 }
 
+// As serial(), the last chunk first: what a chunk takes from one before it differs.
+inline Executor backwards() {
+  return {[](std::int64_t chunks, Executor::Body body, void* context) {
+    for (std::int64_t chunk = chunks; chunk-- > 0;) body(context, chunk);
+  }};
+}
+
 // Calls test(executor) on every instruction set of this machine with one thread and on the default one with
-// 2 and 7 too (T8); leaves the default one in use.
+// 2 and 7 too (T8) and backwards; leaves the default one in use.
 template <typename F>
 void for_each_variant(F&& test) {
   const std::string chosen = kernels::active_isa();
@@ -203,6 +210,8 @@ void for_each_variant(F&& test) {
     SCOPED_TRACE("threads " + std::to_string(threads[i]));
     test(executors[i]);
   }
+  SCOPED_TRACE("backwards");
+  test(backwards());
 }
 
 // The same for every problem of the table: test(problem).

@@ -29,19 +29,19 @@ struct SixteenHashes {
 
 // hash32(key, first + lane) for the lanes of one group, whose indices agree in their high words.
 struct GroupHash {
-  RowHash row;
+  RunHash run;
 
-  GroupHash(std::uint64_t key, std::uint64_t first) : row(hash32_row(key, first)) {}
-  std::uint32_t operator()(int lane) const { return hash32(row, static_cast<std::uint32_t>(lane)); }
+  GroupHash(std::uint64_t key, std::uint64_t first) : run(hash32_run(key, first)) {}
+  std::uint32_t operator()(int lane) const { return hash32(run, lane); }
 #ifdef __AVX2__
   // Of lanes `lane` to `lane` + 7.
   EightHashes eight(int lane) const {
     const __m256i lanes = _mm256_setr_epi32(0, product(1), product(2), product(3), product(4), product(5),
                                             product(6), product(7));
     const __m256i x =
-        _mm256_add_epi32(lanes, broadcast(row.start + static_cast<std::uint32_t>(lane) * kMix1));
+        _mm256_add_epi32(lanes, broadcast(run.start + static_cast<std::uint32_t>(lane) * kMix1));
     const __m256i mixed = _mm256_xor_si256(x, _mm256_srli_epi32(x, 13));
-    const __m256i y = _mm256_add_epi32(_mm256_mullo_epi32(mixed, broadcast(kMix2)), broadcast(row.high_key));
+    const __m256i y = _mm256_add_epi32(_mm256_mullo_epi32(mixed, broadcast(kMix2)), broadcast(run.high_key));
     const __m256i high = _mm256_srli_epi32(y, 16);
     return {_mm256_xor_si256(y, high), high};
   }
@@ -51,9 +51,9 @@ struct GroupHash {
     const __m512i lanes = _mm512_setr_epi32(0, product(1), product(2), product(3), product(4), product(5),
                                             product(6), product(7), product(8), product(9), product(10),
                                             product(11), product(12), product(13), product(14), product(15));
-    const __m512i x = _mm512_add_epi32(lanes, wide(row.start));
+    const __m512i x = _mm512_add_epi32(lanes, wide(run.start));
     const __m512i mixed = _mm512_xor_si512(x, _mm512_maskz_srli_epi32(kAll, x, 13));
-    const __m512i y = _mm512_add_epi32(_mm512_mullo_epi32(mixed, wide(kMix2)), wide(row.high_key));
+    const __m512i y = _mm512_add_epi32(_mm512_mullo_epi32(mixed, wide(kMix2)), wide(run.high_key));
     const __m512i high = _mm512_maskz_srli_epi32(kAll, y, 16);
     return {_mm512_xor_si512(y, high), high};
   }

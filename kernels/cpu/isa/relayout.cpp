@@ -45,8 +45,8 @@ inline void relayout_bits(const Policy& policy, std::uint32_t old_word, std::uin
 
 #ifdef __AVX2__
 
-// Eight columns: reads eight of `source` and writes eight of `destination`, however many are meant; the steps
-// that follow write the surplus again.
+// Eight columns: reads eight of `source` and writes eight of `destination`, however many are meant; what
+// follows is written over the surplus, or nobody reads it.
 template <typename Policy>
 inline void relayout_8(const Policy& /*moves*/, const std::uint32_t* source, std::uint32_t old_byte,
                        std::uint32_t new_byte, std::uint32_t fill, std::uint32_t* destination) {

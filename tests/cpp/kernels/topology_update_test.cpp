@@ -138,31 +138,70 @@ std::vector<Topology> successors(const Problem& problem, const Topology& old) {
   return result;
 }
 
+constexpr unsigned char kUntouched = 0xA5;
+constexpr std::int64_t kBehind = 64;  // bytes behind the scratch, which stay untouched
+
+// Moves random elements of every size, by every variant as by the reference. Returns how many bytes of the
+// scratch for one-byte elements were written.
+std::int64_t expect_reference(const Topology& old, const Topology& next) {
+  const unsigned char fill[] = {1, 2, 3, 4, 5, 6, 7, 8};
+  std::int64_t touched = 0;
+  for (const std::int64_t bytes : {8, 4, 2, 1}) {
+    SCOPED_TRACE(std::to_string(bytes) + " bytes, " + std::to_string(old.nnz) + " to " +
+                 std::to_string(next.nnz));
+    Bytes before(std::max(old.nnz, next.nnz) * bytes);
+    Random random(29);
+    for (unsigned char& byte : before) byte = static_cast<unsigned char>(random.below(kUntouched));
+    Bytes want = before;
+    Bytes scratch(next.nnz * bytes + kBehind);
+    RelayoutArgs args = {old.pattern(), next.pattern(), want.data(), bytes, fill, scratch.data()};
+    EXPECT_EQ(kernels::reference::relayout(serial(), args), Status::ok);
+    for_each_variant([&](const Executor& executor) {
+      Bytes got = before;
+      std::fill(scratch.begin(), scratch.end(), kUntouched);
+      args.array = got.data();
+      ASSERT_EQ(kernels::cpu::relayout(executor, args), Status::ok);
+      ASSERT_TRUE(same_bytes(got, want));
+      touched = std::count_if(scratch.begin(), scratch.end(),
+                              [](unsigned char byte) { return byte != kUntouched; });
+      ASSERT_EQ(std::count(scratch.end() - kBehind, scratch.end(), kUntouched), kBehind);
+    });
+  }
+  return touched;
+}
+
 // T4, T5: survivors keep their bits, newborns are `fill`, whatever the element size.
 TEST(Relayout, EqualsReference) {
   for_each_problem([](const Problem& problem) {
     const Topology old = make_topology(problem);
-    for (const Topology& next : successors(problem, old)) {
-      for (const std::int64_t bytes : {1, 2, 4, 8}) {
-        SCOPED_TRACE(std::to_string(bytes) + " bytes, " + std::to_string(old.nnz) + " to " +
-                     std::to_string(next.nnz));
-        Bytes before(std::max(old.nnz, next.nnz) * bytes);
-        Random random(29);
-        for (unsigned char& byte : before) byte = static_cast<unsigned char>(random.bits());
-        const unsigned char fill[] = {1, 2, 3, 4, 5, 6, 7, 8};
-        Bytes want = before;
-        Bytes scratch(next.nnz * bytes);
-        RelayoutArgs args = {old.pattern(), next.pattern(), want.data(), bytes, fill, scratch.data()};
-        ASSERT_EQ(kernels::reference::relayout(serial(), args), Status::ok);
-        for_each_variant([&](const Executor& executor) {
-          Bytes got = before;
-          args.array = got.data();
-          ASSERT_EQ(kernels::cpu::relayout(executor, args), Status::ok);
-          ASSERT_TRUE(same_bytes(got, want));
-        });
-      }
-    }
+    for (const Topology& next : successors(problem, old)) expect_reference(old, next);
   });
+}
+
+// Weights of the second chunk move left where it begins, right in its middle, left at its end; and the other
+// way round.
+TEST(Relayout, WeightsMoveBothWaysWithinAChunk) {
+  const Topology old = make_topology({"64 segments", 1, 65536, .75});
+  Topology next = old;
+  const auto set = [&](std::int64_t segment, std::int64_t segments, std::uint32_t bits) {
+    std::fill_n(next.mask.begin() + segment * 32, segments * 32, bits);
+  };
+  set(2, 1, 0);
+  set(17, 5, ~0U);
+  set(26, 2, 0);
+  set(40, 4, ~0U);
+  next.derive();
+  expect_reference(old, next);
+  expect_reference(next, old);
+}
+
+// Of the scratch only the chunks' buffers are touched.
+TEST(Relayout, NearMovesTouchLittleScratch) {
+  const Problem problem = {"4096 segments", 16, 262144, .75};
+  const Topology old = make_topology(problem);
+  EXPECT_LT(expect_reference(old, old), old.nnz / 3);
+  const Topology next = make_topology(problem, 2);
+  EXPECT_LT(expect_reference(old, next), next.nnz / 2);
 }
 
 TEST(Relayout, ReferenceOnASmallLayer) {

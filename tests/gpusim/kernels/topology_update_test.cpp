@@ -106,6 +106,12 @@ Bytes random_bytes(std::int64_t size, std::uint64_t seed) {
   return bytes;
 }
 
+Bytes first(const Bytes& all, std::int64_t size) {
+  Bytes part(size);
+  std::copy_n(all.data(), size, part.data());
+  return part;
+}
+
 constexpr std::uint64_t kFill = 0x0807060504030201ULL;
 constexpr std::uint8_t kNewborn = 200;
 
@@ -118,20 +124,21 @@ void check_relayout(const Topology& old, const Topology& next, bool every_schedu
     sources.push_back(random_bytes(old.nnz * bytes, 29 + sources.size()));
     Bytes array(std::max(old.nnz, next.nnz) * bytes);
     std::copy_n(sources.back().data(), old.nnz * bytes, array.data());
-    want.emplace_back(next.nnz * bytes);
-    const RelayoutArgs args = {old.pattern(), next.pattern(), array.data(),
-                               bytes,         &kFill,         want.back().data()};
+    Bytes scratch(next.nnz * bytes);
+    const RelayoutArgs args = {old.pattern(), next.pattern(), array.data(), bytes, &kFill, scratch.data()};
     ASSERT_EQ(kernels::reference::relayout(serial(), args), Status::ok);
+    want.push_back(first(array, next.nnz * bytes));
   }
   Buffer<std::uint8_t> ids = random_bytes(old.nnz, 31);
   for (std::int64_t i = 0; i < ids.size(); i += 3) ids[i] = kNewborn;
   Buffer<std::uint8_t> cohort_ids(std::max(old.nnz, next.nnz));
   std::copy(ids.begin(), ids.end(), cohort_ids.begin());
-  Buffer<std::uint8_t> want_ids(next.nnz);
+  Buffer<std::uint8_t> scratch(next.nnz);
   Buffer<std::int64_t> want_died(256);
   const RelayoutCohortArgs cohort = {old.pattern(), next.pattern(),   cohort_ids.data(),
-                                     kNewborn,      want_died.data(), want_ids.data()};
+                                     kNewborn,      want_died.data(), scratch.data()};
   ASSERT_EQ(kernels::reference::relayout_cohort(serial(), cohort), Status::ok);
+  const Buffer<std::uint8_t> want_ids = first(cohort_ids, next.nnz);
 
   DeviceTopology device_old(old);
   DeviceTopology device_next(next);
