@@ -243,7 +243,7 @@ def test_commit_checks_the_new_mask_and_scratch():
     with pytest.raises(ValueError, match="at least 32 bytes"):
         OPS.topology_commit_(*arguments, mask, 4, 1, scratch[:31])
     odd = torch.empty(64, dtype=torch.uint8)[1:]
-    with pytest.raises(ValueError, match="at a multiple of 1 bytes; expected .* at a multiple of 8"):
+    with pytest.raises(ValueError, match=r"at a multiple of 1 bytes; expected .* at a multiple of 8"):
         OPS.topology_commit_(*arguments, mask, 4, 1, odd)
     assert layer["values"].tolist() == list(range(8))
 
